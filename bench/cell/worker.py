@@ -1,0 +1,239 @@
+"""One cell, phase by phase: load, verify, score, adapt, train, score, and report."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel, set_seed
+
+from bench.cell import adapters, encoding, heads, meters, precision, quantize, scoring, storage, trie
+from bench.cell.devices import synchronize
+from bench.cell.encoding import TokenizedExample
+from bench.cell.failures import Invalid, describe
+from bench.cell.meters import time_s
+from bench.cell.tasks import Task, load_task
+from bench.cell.train import train
+from bench.matrix.cards import memory_bytes
+from bench.matrix.parameters import Parameters
+from bench.protocol import Phase, Request
+
+Send = Callable[[dict[str, Any]], None]
+
+PROGRESS_INTERVAL_S = 0.2
+
+# Peaks are reported for three spans; the phases of one span share its columns, and the higher one stands.
+SPANS: dict[Phase, str] = {
+    "load": "load",
+    "score_before": "score",
+    "adapt": "train",
+    "train": "train",
+    "score_after": "score",
+}
+
+
+@dataclass
+class Report:
+    """What a cell has found out so far, and where it stands; the worker's only mutable state."""
+
+    send: Send
+    device: torch.device
+    phase: Phase = "start"
+    measures: dict[str, float | int | None] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    frozen: set[str] = field(default_factory=set)
+    last_progress_s: float = 0.0
+
+    def message(self, kind: str, **content: Any) -> None:
+        peak = meters.peaks(self.device)["peak_allocated_bytes"]
+        self.send({"kind": kind, "phase": self.phase, "peak_allocated_bytes": peak, **content})
+
+    def progress(self, done: int, total: int) -> None:
+        if done == total or time_s() - self.last_progress_s >= PROGRESS_INTERVAL_S:
+            self.last_progress_s = time_s()
+            self.message("progress", done=done, total=total)
+
+    @contextmanager
+    def during(self, phase: Phase) -> Iterator[None]:
+        """Run a phase: announce it, time it, and take its peaks, also where it fails."""
+        self.phase = phase
+        meters.reset_peaks(self.device)
+        self.message("phase")
+        started_s = time_s()
+        try:
+            yield
+            synchronize(self.device)
+            self.measures[f"{phase}_s"] = time_s() - started_s
+        finally:
+            if (span := SPANS.get(phase)) and span not in self.frozen:
+                self.take_peaks(span)
+
+    def freeze_peaks(self, span: str) -> None:
+        """Take the peaks of a span as they stand: what its phase does from here on is not counted."""
+        self.take_peaks(span)
+        self.frozen.add(span)
+
+    def take_peaks(self, span: str) -> None:
+        for name, value in meters.peaks(self.device).items():
+            known = self.measures.get(f"{span}_{name}")
+            self.measures[f"{span}_{name}"] = value if known is None or value is None else max(known, value)
+
+
+def work(request: Request, send: Send) -> None:
+    """Run one cell and send its messages; whatever happens, the last one is its end."""
+    report = Report(send, torch.device("cuda", 0) if request.device == "cuda" else torch.device("cpu"))
+    try:
+        report.provenance = provenance(report.device)
+        run_cell(request, report)
+        report.message("end", status="ok", message=None, hint=None, **_results(report))
+    except Exception as error:  # whatever went wrong is this cell's result
+        traceback.print_exc(file=sys.stderr)
+        status, message, hint = describe(error, report.phase)
+        report.message("end", status=status, message=message, hint=hint, **_results(report))
+
+
+def _results(report: Report) -> dict[str, Any]:
+    return {"measures": report.measures, "environment": report.provenance, "warnings": report.warnings}
+
+
+def run_cell(request: Request, report: Report) -> None:
+    """Go through the phases of one cell, filling the report on the way."""
+    parameters = Parameters.model_validate(dict(request.parameters))
+    device, measures = report.device, report.measures
+    precision.check_supported(parameters, device)
+    if parameters.vram_limit is not None:
+        measures["cap_bytes"] = cap(parameters.vram_limit, device)
+    set_seed(request.seed)
+
+    with report.during("load"):
+        cache_dir = Path(request.cache_dir) if request.cache_dir else None
+        model, tokenizer = quantize.load(parameters, device, cache_dir)
+    with report.during("verify"):
+        quantize.verify(model, parameters)
+        heads.check_supported(model, parameters.max_length)
+        measures["footprint_bytes"] = model.get_memory_footprint()
+        measures.update(storage.stored(model), **storage.counts(model))
+
+    quality = None
+    if tokenizer is None:
+        examples = encoding.synthetic_examples(model.config.get_text_config().vocab_size, parameters.max_length)
+    else:
+        data_dir = Path(request.data_dir) if request.data_dir else None
+        task = load_task(parameters.task, data_dir, parameters.train_examples, parameters.eval_examples)
+        report.provenance["task_sha256"] = task.sha256
+        label_tokens = encoding.encode_labels(tokenizer, task.labels)
+        examples = encoding.encode_examples(tokenizer, task.train, task.labels, label_tokens, parameters.max_length)
+        tests = encoding.encode_examples(tokenizer, task.test, task.labels, label_tokens, parameters.max_length)
+        quality = Quality(task, [test.prompt for test in tests], trie.build(label_tokens), parameters)
+
+    if quality:
+        with report.during("score_before"):
+            measures.update(quality.score(model, "before", report))
+    with report.during("adapt"):
+        adapters.adapt(model, parameters)
+        measures["adapter_bytes"] = sum(p.numel() * p.element_size() for p in adapters.trainable(model))
+        measures["trainable_parameters_count"] = sum(p.numel() for p in adapters.trainable(model))
+    with report.during("train"):
+        measures.update(train_cell(model, examples, parameters, request.seed, report))
+    measures["outside_torch_bytes"] = meters.outside_torch_bytes(device)
+    if quality:
+        with report.during("score_after"):
+            measures.update(quality.score(model, "after", report))
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How good a model is at the task's test part."""
+
+    task: Task
+    prompts: list[tuple[int, ...]]
+    labels: trie.Trie
+    parameters: Parameters
+
+    def score(self, model: PreTrainedModel, when: str, report: Report) -> dict[str, float]:
+        """Return accuracy, macro-F1 and held-out loss, under names that end in `when`."""
+        truth = np.array([self.task.labels.index(example.label) for example in self.task.test])
+        model.eval()
+        with precision.autocast(self.parameters, report.device):
+            scores = scoring.score(model, self.prompts, self.labels, report.progress)
+        return {
+            "eval_examples_count": len(truth),
+            "labels_count": len(self.task.labels),
+            **scores.measures(truth, when),
+        }
+
+
+def train_cell(
+    model: PreTrainedModel, examples: list[TokenizedExample], parameters: Parameters, seed: int, report: Report
+) -> dict[str, float | None]:
+    """Train on a seed's batches and return what the meters and the losses say."""
+    count = encoding.steps_count(parameters, len(examples))
+    survey = encoding.survey(examples, parameters, seed)
+    report.provenance["batches_sha256"] = survey.sha256
+    batches = encoding.steps(examples, parameters, seed)
+    done = train(model, batches, parameters, survey, count, report.progress, lambda: report.freeze_peaks("train"))
+    report.provenance["execution_used"] = done.execution
+    report.warnings += done.warnings
+    tenth = max(1, len(done.losses) // 10)
+    eager = meters.throughput(done.eager)
+    return {
+        "steps_count": len(done.losses),
+        "train_loss_first": float(np.mean(done.losses[:tenth])),
+        "train_loss_last": float(np.mean(done.losses[-tenth:])),
+        "gpu_busy_share": done.gpu_busy_share,
+        "eager_step_p50_s": eager.get("step_p50_s"),
+        "tokens_per_s_eager": eager.get("tokens_per_s"),
+        **meters.throughput(done.steady),
+    }
+
+
+def cap(vram_limit: int | str, device: torch.device) -> int:
+    """Run as if on a card with less memory; return the cap on torch's allocator in bytes.
+
+    Raises:
+        Invalid: there is no GPU, or the limit is above its memory or below what CUDA itself takes.
+    """
+    limit = memory_bytes(vram_limit)
+    if device.type != "cuda":
+        raise Invalid("vram_limit needs a CUDA GPU", "run this cell on one, or leave vram_limit out")
+    total = torch.cuda.get_device_properties(device).total_memory
+    if limit > total:
+        raise Invalid(
+            f"vram_limit is {limit / 1e9:.2f} GB, and {torch.cuda.get_device_name(device)} has {total / 1e9:.2f} GB",
+            "lower vram_limit, or take a larger card",
+        )
+    capped = meters.cap_memory(limit, device)
+    if capped <= 0:
+        raise Invalid(f"vram_limit is {limit / 1e9:.2f} GB, and CUDA alone takes more", "raise vram_limit")
+    return capped
+
+
+def provenance(device: torch.device) -> dict[str, Any]:
+    """Return what the figures depend on beside the parameters: hardware and versions, as this process sees them."""
+    packages = ("torch", "transformers", "peft", "bitsandbytes", "accelerate")
+    found: dict[str, Any] = {
+        "python": platform.python_version(),
+        **{package: version(package) for package in packages},
+        "cuda_version": torch.version.cuda,
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+    }
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        found |= {
+            "gpu_name": properties.name,
+            "gpu_memory_bytes": properties.total_memory,
+            "compute_capability": f"{properties.major}.{properties.minor}",
+        }
+    return found

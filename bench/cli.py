@@ -1,0 +1,166 @@
+"""The command line, read from top to bottom as the pipeline: parameters, plan, run, tables."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+
+from bench.errors import BenchError
+from bench.matrix.expand import MOST_CELLS, load_matrix
+from bench.matrix.plan import Plan, describe, plan
+from bench.protocol import STATUSES, Status
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+# Exit codes, beside 0: every cell ended as a result (running out of memory is a result).
+CRASHED, WRONG, INTERRUPTED = 1, 2, 130
+
+matrix_argument = click.argument("matrix", type=click.Path(path_type=Path))
+result_argument = click.argument("result", type=click.Path(path_type=Path))
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for a program to read.")
+select_option = click.option("-k", "select", metavar="EXPR", help="Only cells whose id matches, as in pytest -k.")
+seeds_option = click.option("--seeds", metavar="LIST", help="Seeds instead of the matrix's own: 0,1,2 or 0-4.")
+max_cells_option = click.option("--max-cells", default=MOST_CELLS, show_default=True, help="Refuse larger crosses.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="qlora-bench")
+def cli() -> None:
+    """Which 4-bit settings should I fine-tune with on my GPU, and what does each one cost me?"""
+
+
+@cli.command("params")
+@json_option
+def params_command(as_json: bool) -> None:
+    """List the parameters a matrix may set: type, default and meaning."""
+    from bench.matrix.explain import rows
+
+    if as_json:
+        click.echo(json.dumps([vars(row) for row in rows()], indent=1))
+        return
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("parameter", no_wrap=True)
+    for name in ("values", "default", "meaning"):
+        table.add_column(name)
+    for row in rows():
+        table.add_row(row.name, row.type, row.default, row.about)
+    _console().print(table)
+
+
+@cli.command("plan")
+@matrix_argument
+@select_option
+@seeds_option
+@max_cells_option
+@json_option
+def plan_command(matrix: Path, select: str | None, seeds: str | None, max_cells: int, as_json: bool) -> None:
+    """Show the cells of MATRIX in the order in which they would run, and run nothing."""
+    chosen = _plan(matrix, select, seeds, max_cells)
+    if as_json:
+        click.echo(json.dumps(describe(chosen), indent=1))
+        return
+    click.echo(f"{chosen.matrix.name}: {chosen.matrix.about}")
+    click.echo(f"{len(chosen.cells)} cells, seeds {', '.join(map(str, chosen.seeds))}: {len(chosen.jobs)} runs")
+    for number, job in enumerate(chosen.jobs, start=1):
+        baseline = "  (baseline)" if job.cell.id == chosen.matrix.baseline else ""
+        click.echo(f"{number:4}  {job.cell.id}  seed {job.seed}{baseline}")
+
+
+@cli.command("run")
+@click.argument("matrices", nargs=-1, required=True, metavar="MATRIX...", type=click.Path(path_type=Path))
+@select_option
+@seeds_option
+@max_cells_option
+@click.option("--results", default="results", show_default=True, type=click.Path(path_type=Path), metavar="DIR",
+              help="Where results go: into DIR/<name of the matrix>, and nowhere else.")  # fmt: skip
+@click.option("--data", type=click.Path(path_type=Path), metavar="DIR",
+              help="Where tasks lie, as DIR/banking77/train.csv. Default: $QLORA_BENCH_DATA, or the hub.")  # fmt: skip
+@click.option("--gpus", default="all", show_default=True, metavar="LIST", help="GPUs to use: all, none (CPU), or 0,1.")
+@click.option("--fresh", is_flag=True, help="Put earlier records aside and start over.")
+@click.option("--retry", multiple=True, type=click.Choice(STATUSES), help="Run again what ended like this; repeatable.")
+def run_command(
+    matrices: tuple[Path, ...], select: str | None, seeds: str | None, max_cells: int, results: Path,
+    data: Path | None, gpus: str, fresh: bool, retry: tuple[Status, ...],
+) -> NoReturn:  # fmt: skip
+    """Run the cells of each MATRIX that have no result yet, and show the tables.
+
+    Press Ctrl-C to stop; the same command goes on where it stopped.
+    """
+    plans = [_plan(path, select, seeds, max_cells) for path in matrices]
+
+    from bench.run.display import display
+    from bench.run.engine import run_plan
+    from bench.run.gpus import parse_gpus, visible_gpus
+    from bench.run.slots import slots_for
+    from bench.run.stop import stop_on_signals
+    from bench.tables.render import show, write_tables
+
+    slots = slots_for(parse_gpus(gpus, visible_gpus()))
+    console, code = _console(), 0
+    for chosen in plans:
+        with display(console) as observer, stop_on_signals() as stop:
+            summary = run_plan(
+                chosen, results, slots=slots, data_dir=data, fresh=fresh, retry=retry, observer=observer, stop=stop
+            )
+        if summary.records:
+            write_tables(summary.folder)
+            show(summary.folder, console)
+        if summary.interrupted:
+            console.print("interrupted: what was finished is kept, and the same command goes on from here")
+            sys.exit(INTERRUPTED)
+        code = CRASHED if summary.count("crashed") else code
+    sys.exit(code)
+
+
+@cli.command("tables")
+@result_argument
+@json_option
+def tables_command(result: Path, as_json: bool) -> None:
+    """Show the tables of RESULT, a folder that a run has left, and write them beside its records."""
+    from bench.tables.json import to_json
+    from bench.tables.load import load_results
+    from bench.tables.render import show, write_tables
+
+    if as_json:
+        click.echo(to_json(load_results(result)))
+        return
+    write_tables(result)
+    show(result, _console())
+
+
+def _plan(path: Path, select: str | None, seeds: str | None, max_cells: int) -> Plan:
+    return plan(load_matrix(path, max_cells), select, _seeds(seeds) if seeds is not None else None)
+
+
+def _seeds(text: str) -> list[int]:
+    """Read `0,2,5-7` as [0, 2, 5, 6, 7]."""
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise BenchError(f"--seeds: {part.strip()!r} is no seed", "write numbers such as 0,1,2 or 0-4")
+        seeds += range(int(first), int(last if dash else first) + 1)
+    return seeds
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is told in a line each, and exits with 2."""
+    try:
+        cli()
+    except BenchError as error:
+        for problem in error.problems:
+            click.echo(f"error: {problem}", err=True)
+        sys.exit(WRONG)

@@ -1,0 +1,229 @@
+"""Reads a matrix file part by part: every value checked by itself, every mistake reported where it stands.
+
+What only shows once the cells are there (an exclude that matches nothing, a cell that means nothing) is found by
+`bench.matrix.checks`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from bench.errors import Location
+from bench.matrix.document import Document
+from bench.matrix.kinds import KINDS
+from bench.matrix.report import Report
+from bench.matrix.rows import TOP_KEYS, Row, Setting, entries_of, read_axes, read_row
+from bench.matrix.tree import Entry, Node, sort_of
+from bench.matrix.wording import closest, listing, quoted, written
+
+SCHEMA = 1
+LARGEST_SEED = 2**32 - 1
+LONGEST_NAME = 100
+
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
+_OVERRIDE_KEYS = ("when", "set")
+_EXAMPLE_ROW = "{quant_type: nf4}"
+
+
+@dataclass(frozen=True)
+class Override:
+    """Cells that match `when` take the values of `change`."""
+
+    where: Location
+    when: Row
+    change: Row
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """A matrix file, nothing crossed yet; `axes` maps parameters to their values in the file's order."""
+
+    name: str
+    about: str
+    defaults: Row
+    axes: Mapping[str, tuple[Setting, ...]]
+    axes_where: Location
+    exclude: tuple[Row, ...]
+    overrides: tuple[Override, ...]
+    include: tuple[Row, ...]
+    baseline: Setting | None
+    seeds: tuple[int, ...]
+
+
+def read_declaration(document: Document, report: Report) -> Declaration:
+    """Read every part of a matrix. Mistakes go to `report`; what could be read is returned."""
+    top = _known_keys(document.root, report)
+    _check_schema(top.get("schema"), report)
+    return Declaration(
+        name=_read_name(top.get("name"), document.path.stem, report),
+        about=_read_about(top.get("about"), report),
+        defaults=read_row(_mapping("defaults", top.get("defaults"), report), report),
+        axes=read_axes(_mapping("axes", top.get("axes"), report), report),
+        axes_where=top["axes"].where if "axes" in top else Location(report.file),
+        exclude=tuple(_read_exclude(node, report) for node in _rows("exclude", top.get("exclude"), report)),
+        overrides=tuple(
+            override
+            for node in _rows("overrides", top.get("overrides"), report)
+            if (override := _read_override(node, report)) is not None
+        ),
+        include=tuple(_read_include(node, report) for node in _rows("include", top.get("include"), report)),
+        baseline=_read_baseline(top.get("baseline"), report),
+        seeds=_read_seeds(top.get("seeds"), report),
+    )
+
+
+def _known_keys(top: Mapping[str, Entry], report: Report) -> dict[str, Entry]:
+    """Find the parts by name; a misspelt one, once reported, is read as the one it stands for, if that is free."""
+    known = {key: entry for key, entry in top.items() if key in TOP_KEYS}
+    for key, entry in top.items():
+        if key not in TOP_KEYS:
+            meant = None if key in KINDS else closest(key, TOP_KEYS)
+            report.add(entry.where, f"unknown key {quoted(key)}", _advice_for_key(key, meant))
+            if meant is not None:
+                known.setdefault(meant, entry)
+    return known
+
+
+def _advice_for_key(key: str, meant: str | None) -> str:
+    if key in KINDS:
+        return f"{key} is a parameter: move it under defaults or axes"
+    return f"did you mean {meant}?" if meant else f"the keys are {listing(TOP_KEYS, 'and')}"
+
+
+def _check_schema(entry: Entry | None, report: Report) -> None:
+    if entry is None:
+        report.add(None, "schema is missing", f"write schema: {SCHEMA} in the first line")
+    elif entry.node.value is True or not isinstance(entry.node.value, int):
+        report.add(entry.node.where, f"schema takes a version number, not {sort_of(entry.node)}", f"write {SCHEMA}")
+    elif entry.node.value != SCHEMA:
+        what = f"this program reads matrices of schema {SCHEMA}, not {sort_of(entry.node)}"
+        report.add(entry.node.where, what, f"write {SCHEMA}, or install the version that reads the other")
+
+
+def _read_name(entry: Entry | None, stem: str, report: Report) -> str:
+    name = entry.node.value if entry else stem
+    where = entry.node.where if entry else None
+    if not isinstance(name, str):
+        report.add(
+            where, f"name takes text, not {sort_of(entry.node) if entry else ''}", "write a short name in quotes"
+        )
+        return stem
+    if not _NAME.fullmatch(name) or len(name) > LONGEST_NAME:
+        safe = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:LONGEST_NAME] or "my-matrix"
+        what = f"name becomes a folder's name and takes letters, digits and . _ -, not the text {quoted(name)}"
+        report.add(where, what, f"write name: {safe}")
+    return name
+
+
+def _read_about(entry: Entry | None, report: Report) -> str:
+    if entry is None or entry.node.value is None:
+        return ""
+    if not isinstance(entry.node.value, str):
+        report.add(entry.node.where, f"about takes text, not {sort_of(entry.node)}", "write a sentence, in quotes")
+        return ""
+    return entry.node.value.strip()
+
+
+def _read_baseline(entry: Entry | None, report: Report) -> Setting | None:
+    if entry is None or entry.node.value is None:
+        return None
+    if not isinstance(entry.node.value, str):
+        what = f"baseline takes the id of a cell, not {sort_of(entry.node)}"
+        report.add(entry.node.where, what, "write one id, in quotes if it looks like a number")
+        return None
+    return Setting(entry.node.value, entry.node.where)
+
+
+def _read_seeds(entry: Entry | None, report: Report) -> tuple[int, ...]:
+    if entry is None:
+        return (0,)
+    node = entry.node
+    if not isinstance(node.value, list):
+        fix = (
+            f"write [{written(node.value)}]"
+            if isinstance(node.value, int)
+            else "write [0], or [0, 1, 2] to run each cell three times"
+        )
+        report.add(node.where, f"seeds takes a list of whole numbers, not {sort_of(node)}", fix)
+        return (0,)
+    if not node.value:
+        report.add(node.where, "seeds has no values", "write [0], or remove it")
+    seeds: dict[int, None] = {}
+    for item in node.value:
+        seed = item.value
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= LARGEST_SEED:
+            what = f"a seed is a whole number from 0 to {LARGEST_SEED}, not {sort_of(item)}"
+            report.add(item.where, what, "write 0, 1, 2 and so on")
+        elif seed in seeds:
+            report.add(item.where, f"duplicate seed {seed}", "remove one of the two")
+        else:
+            seeds[seed] = None
+    return tuple(seeds)
+
+
+def _mapping(name: str, entry: Entry | None, report: Report) -> Node:
+    """Return the mapping under a key; an empty one where the key is missing, or has nothing under it."""
+    if entry is None or entry.node.value is None:
+        return Node({}, entry.where if entry else Location(report.file))
+    if not isinstance(entry.node.value, dict):
+        fix = f"write parameter: {'[values]' if name == 'axes' else 'value'}, without -"
+        report.add(entry.node.where, f"{name} takes a mapping, not {sort_of(entry.node)}", fix)
+    return entry.node
+
+
+def _rows(name: str, entry: Entry | None, report: Report) -> list[Node]:
+    """Return the mappings listed under a key; none where the key is missing, or has nothing under it."""
+    if entry is None or entry.node.value is None:
+        return []
+    if not isinstance(entry.node.value, list):
+        report.add(entry.node.where, f"{name} takes a list of rows, not {sort_of(entry.node)}", "begin each row with -")
+        return []
+    for node in entry.node.value:
+        if not isinstance(node.value, dict):
+            example = f"{{when: {_EXAMPLE_ROW}, set: {{lora_r: 8}}}}" if name == "overrides" else _EXAMPLE_ROW
+            what = f"a row of {name} is a mapping, not {sort_of(node)}"
+            report.add(node.where, what, f"write it like {example}")
+    return [node for node in entry.node.value if isinstance(node.value, dict)]
+
+
+def _read_exclude(node: Node, report: Report) -> Row:
+    if not node.value:
+        report.add(node.where, "an empty row would exclude every cell", f"write what to leave out, like {_EXAMPLE_ROW}")
+    return read_row(node, report)
+
+
+def _read_include(node: Node, report: Report) -> Row:
+    if not node.value:
+        report.add(node.where, "an empty row says nothing", f"write an id or a parameter, like {_EXAMPLE_ROW}")
+    row = read_row(node, report, with_id=True)
+    return row if node.value else replace(row, complete=False)
+
+
+def _read_override(node: Node, report: Report) -> Override | None:
+    parts = {}
+    for key, entry in entries_of(node).items():
+        meant = key if key in _OVERRIDE_KEYS else closest(key, _OVERRIDE_KEYS)
+        if meant != key:
+            fix = f"did you mean {meant}?" if meant else "the keys are when and set"
+            report.add(entry.where, f"unknown key {quoted(key)} in a row of overrides", fix)
+        if meant:
+            parts[meant] = entry
+    when = _read_part("when", parts, node, "an empty when matches every cell", "put the values into defaults", report)
+    change = _read_part("set", parts, node, "an empty set changes nothing", "write parameter: value", report)
+    return Override(node.where, when, change) if when and change else None
+
+
+def _read_part(name: str, parts: Mapping[str, Entry], row: Node, empty: str, fix: str, report: Report) -> Row | None:
+    if name not in parts:
+        what = f"a row of overrides has a when and a set, and {name} is missing"
+        report.add(row.where, what, f"write it like {{when: {_EXAMPLE_ROW}, set: {{lora_r: 8}}}}")
+        return None
+    node = parts[name].node
+    if not isinstance(node.value, dict):
+        report.add(node.where, f"{name} takes a mapping, not {sort_of(node)}", f"write it like {_EXAMPLE_ROW}")
+        return None
+    if not node.value:
+        report.add(node.where, empty, fix)
+    return read_row(node, report)

@@ -1,0 +1,123 @@
+"""What crosses the border between a run and its cells: one JSON request in, JSON lines out.
+
+`bench.run` starts a worker, `python -m bench.cell`, and writes one `Request` to its standard input. The worker
+answers with messages, a JSON object a line, on its standard output:
+
+* `{"kind": "phase", "phase": "load"}`: a phase begins.
+* `{"kind": "progress", "phase": "train", "done": 12, "total": 313}`: some of its units of work are done.
+* `{"kind": "end", "status": "ok", "phase": "score_after", "message": null, "hint": null, "measures": {...},
+  "environment": {...}, "warnings": [...]}`: the last one, whatever happened. A worker that ends without it has crashed.
+
+Every message also carries `peak_allocated_bytes`, the highest torch allocation of the phase so far (null on a CPU), so
+that the run knows the last peak of a worker that was killed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+# Part of every cell's key: raise it when the same parameters no longer mean the same measurement.
+PROTOCOL_VERSION = 1
+
+Status = Literal["ok", "oom", "timeout", "crashed", "diverged", "invalid", "interrupted"]
+Phase = Literal["start", "load", "verify", "score_before", "adapt", "train", "score_after"]
+Device = Literal["cuda", "cpu"]
+
+STATUSES: tuple[Status, ...] = get_args(Status)
+PHASES: tuple[Phase, ...] = get_args(Phase)
+
+# An error of these kinds is no result: another try may end differently.
+WORTH_ANOTHER_TRY: frozenset[Status] = frozenset({"crashed", "interrupted"})
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a worker needs to know to run one cell with one seed; nothing in it names other cells or result files."""
+
+    id: str
+    seed: int
+    parameters: Mapping[str, Any]
+    device: Device
+    data_dir: str | None = None
+    cache_dir: str | None = None
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Request:
+        return cls(**json.loads(text))
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A figure of a record: its name ends in its unit; `about` is the line that documents it."""
+
+    name: str
+    about: str
+
+
+MEASURES: tuple[Measure, ...] = (
+    # Storage, after load and verify, before adapters; exact, from the tensors themselves.
+    Measure("footprint_bytes", "model.get_memory_footprint(): parameters and buffers, blind to quantization state"),
+    Measure("stored_bytes", "every tensor of the loaded model, quantization state included"),
+    Measure("packed_bytes", "packed 4-bit or int8 weights"),
+    Measure("quant_state_bytes", "block scales, nested scales, codes and offsets"),
+    Measure("unquantized_bytes", "parameters kept in 16 or 32 bits"),
+    Measure("buffer_bytes", "buffers, such as rotary frequencies"),
+    Measure("adapter_bytes", "LoRA parameters"),
+    Measure("parameters_count", "parameters of the model before quantization"),
+    Measure("quantized_parameters_count", "parameters held in 4 or 8 bits"),
+    Measure("quantized_modules_count", "linear layers held in 4 or 8 bits"),
+    Measure("trainable_parameters_count", "parameters that training changes"),
+    # Memory at the highest point of a phase; torch's counters exist on CUDA only.
+    *(
+        Measure(f"{phase}_peak_{counter}_bytes", f"{text}, highest in phase {phase}")
+        for phase in ("load", "score", "train")
+        for counter, text in (
+            ("allocated", "bytes in live tensors"),
+            ("requested", "bytes asked for, without the allocator's rounding"),
+            ("reserved", "bytes the allocator held"),
+            ("rss", "host memory of the process"),
+        )
+    ),
+    Measure("outside_torch_bytes", "GPU memory of the process that torch's allocator does not hold, by NVML"),
+    Measure("cap_bytes", "the cap that vram_limit put on torch's allocator"),
+    # Training.
+    Measure("steps_count", "optimizer steps taken"),
+    Measure("timed_steps_count", "optimizer steps timed, warm-up excluded"),
+    Measure("eager_step_p50_s", "median wall time of the first steps, taken eagerly whatever the execution"),
+    Measure("tokens_per_s_eager", "real tokens of the eager steps over their time"),
+    Measure("gpu_busy_share", "kernel time over wall time of an eager step, 0 to 1"),
+    Measure("step_p50_s", "median wall time of an optimizer step"),
+    Measure("step_p95_s", "95th percentile of the wall time of an optimizer step"),
+    Measure("step_iqr_s", "interquartile range of the wall time of an optimizer step"),
+    Measure("tokens_per_s", "real (unpadded) tokens of the timed steps over their time"),
+    Measure("padded_tokens_per_s", "tokens including padding, over the same time"),
+    Measure("loss_tokens_per_s", "tokens that carry loss, over the same time"),
+    Measure("examples_per_s", "examples of the timed steps over their time"),
+    Measure("train_loss_first", "mean loss of the first tenth of the steps, nats per loss-bearing token"),
+    Measure("train_loss_last", "mean loss of the last tenth of the steps, nats per loss-bearing token"),
+    # Quality, of the quantized base and of the trained adapter.
+    Measure("eval_examples_count", "examples scored"),
+    Measure("labels_count", "labels that each example was scored against"),
+    *(
+        measure
+        for when in ("before", "after")
+        for measure in (
+            Measure(f"accuracy_{when}", f"share of examples whose own label is the likeliest, {when} training"),
+            Measure(f"macro_f1_{when}", f"F1 averaged over labels, {when} training"),
+            Measure(f"heldout_loss_{when}", f"nats per token of the true label, {when} training"),
+        )
+    ),
+    # Seconds a phase took.
+    Measure("load_s", "time to load and quantize the model"),
+    Measure("verify_s", "time to read the settings back and count the bytes"),
+    Measure("adapt_s", "time to cast and to put the adapters in"),
+    Measure("score_before_s", "time to score before training"),
+    Measure("train_s", "time to train, warm-up included"),
+    Measure("score_after_s", "time to score after training"),
+)

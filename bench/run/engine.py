@@ -1,0 +1,209 @@
+"""Run a plan: every job that has no result yet, one at a time on each slot, each attempt recorded as it ends."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench.errors import BenchError
+from bench.matrix.plan import Job, Plan
+from bench.protocol import PROTOCOL_VERSION, WORTH_ANOTHER_TRY, Request, Status
+from bench.run.clock import Clock, SystemClock, timestamp
+from bench.run.data import find_data
+from bench.run.environment import machine_facts, slot_facts
+from bench.run.executor import Executor, Worker
+from bench.run.gpus import visible_gpus
+from bench.run.local import LocalExecutor
+from bench.run.lock import hold
+from bench.run.observer import Observer, Silent
+from bench.run.records import JobKey, Record, histories
+from bench.run.slots import Slot, slots_for
+from bench.run.store import (
+    ENVIRONMENT,
+    LOGS,
+    MATRIX,
+    RECORDS,
+    append_record,
+    read_records,
+    set_records_aside,
+    write_atomically,
+)
+from bench.run.supervise import Outcome, Supervision
+
+TICK_S = 0.2  # how late a timeout, or a wish to stop, may be noticed
+MOST_CRASHES = 2
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What a run leaves. `records` are the last ones of the plan's jobs, in its order, whenever they were made."""
+
+    folder: Path
+    records: tuple[Record, ...]
+    attempts_count: int
+    interrupted: bool
+
+    def count(self, status: Status) -> int:
+        return sum(record.status == status for record in self.records)
+
+
+def run_plan(
+    plan: Plan,
+    results: Path,
+    *,
+    slots: Sequence[Slot] | None = None,
+    data_dir: Path | None = None,
+    fresh: bool = False,
+    retry: Collection[Status] = (),
+    observer: Observer | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    executor: Executor | None = None,
+    clock: Clock | None = None,
+) -> RunSummary:
+    """Run the jobs of `plan` that have no result yet.
+
+    Records go to the folder of `results` that bears the matrix's name; nothing is written outside of it. A job with a
+    result is left alone, unless its status is in `retry`; a crash is tried again once, an interrupted job with the next
+    run. `fresh` puts earlier records aside and starts over. `data_dir` (or `QLORA_BENCH_DATA`) holds tasks by name.
+    When `stop` turns true, the workers are killed and their jobs recorded as interrupted.
+
+    Raises:
+        BenchError: data is missing (nothing has been written then), another run holds the folder, its records are of a
+            newer schema, or it cannot be written any more; what was finished is kept.
+    """
+    slots = slots_for(visible_gpus()) if slots is None else slots
+    data_dir = find_data(plan, data_dir)
+    clock = clock or SystemClock()
+    folder = results / plan.matrix.name
+    try:
+        (folder / LOGS).mkdir(parents=True, exist_ok=True)
+        with hold(folder, clock.now()):
+            desk = _Desk(plan, folder, data_dir, executor or LocalExecutor(), clock, observer or Silent())
+            desk.open_folder(slots, fresh)
+            return desk.work_through(slots, retry, stop)
+    except OSError as error:
+        what = f"the run in {folder} cannot go on: {error}"
+        raise BenchError(what, "see to its space and permissions and run again: what was finished is kept") from error
+
+
+def is_due(history: Sequence[Record], retry: Collection[Status] = ()) -> bool:
+    """Tell whether a job that has these records, in their order, is to be run."""
+    if not history or history[-1].status in retry:
+        return True
+    status = history[-1].status
+    crashes = sum(record.status == "crashed" for record in history)
+    return status in WORTH_ANOTHER_TRY and (status != "crashed" or crashes < MOST_CRASHES)
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    job: Job
+    slot: Slot
+    number: int
+    started_at: str
+    worker: Worker
+    supervision: Supervision
+
+
+@dataclass
+class _Desk:
+    """Where attempts are handed out and their records come in."""
+
+    plan: Plan
+    folder: Path
+    data_dir: Path | None
+    executor: Executor
+    clock: Clock
+    observer: Observer
+    machine: Mapping[str, Any] = field(default_factory=machine_facts)
+    history: dict[JobKey, list[Record]] = field(default_factory=dict)
+    running: list[_Attempt] = field(default_factory=list)
+    attempts_count: int = 0
+
+    def open_folder(self, slots: Sequence[Slot], fresh: bool) -> None:
+        path = self.folder / RECORDS
+        if fresh and (aside := set_records_aside(path, self.clock.now())):
+            self.observer.warned(f"earlier records are now in {aside}")
+        contents = read_records(path)
+        for warning in contents.warnings:
+            self.observer.warned(warning)
+        self.history = histories(contents.records)
+        environment = {**self.machine, "slots": {slot.name: slot_facts(slot) for slot in slots}}
+        write_atomically(self.folder / MATRIX, self.plan.matrix.text)
+        write_atomically(self.folder / ENVIRONMENT, json.dumps(environment, indent=2) + "\n")
+
+    def work_through(self, slots: Sequence[Slot], retry: Collection[Status], stop: Callable[[], bool]) -> RunSummary:
+        jobs = {(job.cell.key, job.seed): job for job in self.plan.jobs}
+        due = {key: job for key, job in jobs.items() if is_due(self.history.get(key, ()), retry)}
+        self.observer.begun(tuple(due.values()), [self.history[key][-1] for key in jobs if key not in due], slots)
+        queue = deque(due.values())
+        try:
+            while (queue or self.running) and not stop():
+                self._fill(slots, queue)
+                self.executor.wait(TICK_S)
+                self._collect(queue)
+            ends = [self._conclude(attempt, attempt.supervision.interrupt()) for attempt in tuple(self.running)]
+        finally:
+            for attempt in self.running:
+                attempt.worker.kill()
+        records = tuple(self.history[key][-1] for key in jobs if self.history.get(key))
+        interrupted = bool(queue) or any(record.status == "interrupted" for record in ends)
+        return RunSummary(self.folder, records, self.attempts_count, interrupted)
+
+    def _fill(self, slots: Sequence[Slot], queue: deque[Job]) -> None:
+        taken = {attempt.slot for attempt in self.running}
+        for slot in slots:
+            if queue and slot not in taken:
+                self._start(queue.popleft(), slot)
+
+    def _start(self, job: Job, slot: Slot) -> None:
+        cell, parameters = job.cell, job.cell.parameters
+        number = 1 + max((record.attempt for record in self.history.get((cell.key, job.seed), ())), default=0)
+        started_at = timestamp(self.clock.now())
+        log = self.folder / LOGS / f"{cell.id}-s{job.seed}.log"
+        with log.open("a", encoding="utf-8") as file:
+            file.write(f"=== {cell.id}, seed {job.seed}, attempt {number}, on {slot.name}, {started_at}\n")
+        data_dir = str(self.data_dir) if self.data_dir else None
+        request = Request(cell.id, job.seed, parameters.model_dump(mode="json"), slot.device, data_dir)
+        worker = self.executor.start(request, slot, log)
+        supervision = Supervision(
+            worker, self.clock, parameters.timeout, lambda message: self.observer.told(slot, message)
+        )
+        self.running.append(_Attempt(job, slot, number, started_at, worker, supervision))
+        self.attempts_count += 1
+        self.observer.started(slot, job, number)
+
+    def _collect(self, queue: deque[Job]) -> None:
+        for attempt in tuple(self.running):
+            if (outcome := attempt.supervision.check()) is None:
+                continue
+            record = self._conclude(attempt, outcome)
+            if self._is_tried_again(record):
+                queue.appendleft(attempt.job)
+
+    def _is_tried_again(self, record: Record) -> bool:
+        return record.status == "crashed" and is_due(self.history[record.job])
+
+    def _conclude(self, attempt: _Attempt, outcome: Outcome) -> Record:
+        cell = attempt.job.cell
+        record = Record(
+            id=cell.id,
+            key=cell.key,
+            seed=attempt.job.seed,
+            attempt=attempt.number,
+            matrix=self.plan.matrix.name,
+            parameters=cell.parameters.model_dump(mode="json"),
+            protocol=PROTOCOL_VERSION,
+            started_at=attempt.started_at,
+            slot=attempt.slot.name,
+            **asdict(outcome) | {"environment": {**self.machine, **slot_facts(attempt.slot), **outcome.environment}},
+        )
+        append_record(self.folder / RECORDS, record)
+        self.running.remove(attempt)
+        self.history.setdefault(record.job, []).append(record)
+        self.observer.finished(attempt.slot, record, self._is_tried_again(record))
+        return record

@@ -1,0 +1,1 @@
+"""Tables: records in, pandas between, terminal, Markdown and CSV out. `render.py` is the way through."""

@@ -1,0 +1,183 @@
+"""The table of cells: what each combination of settings cost, and what it reached."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
+
+import pandas as pd
+from scipy.stats import binomtest
+
+from bench.matrix.wording import listing
+from bench.tables.caption import conditions, warnings_of
+from bench.tables.comparable import Cell, incomparable
+from bench.tables.figures import GB, accuracy, change_column, listed, number_column, range_column
+from bench.tables.pool import CELL, chosen, on_cpu, pool_seeds, varying
+from bench.tables.table import Column, Row, Table, entries, field, informative
+
+CONFIDENCE = 0.95
+BUSY_ENOUGH = 0.8  # a GPU that works less of a step's time waits for Python
+COARSE = 0.02  # an uncertainty that bears no third decimal of a macro-F1
+CHANGES = {"train_peak_bytes": "train_peak_change_percent", "tokens_per_s": "tokens_per_s_change_percent"}
+STORED = "Stored: every tensor of the loaded base, quantization state included."
+FOOTPRINT = "HF footprint: get_memory_footprint(), which does not see that state."
+CHANGE = "Δ: change against the baseline."
+RANGE = "Range: lowest to highest over seeds."
+STEP = "Step p50: median wall time of an optimizer step."
+EXECUTION = "Execution: how the steps behind tokens/s and step p50 ran."
+EAGER = "Eager: the first steps, launched one kernel at a time from Python."
+BUSY = "GPU busy: kernel time over wall time of an eager step."
+AFTER = "Macro-F1 and held-out loss (nats per label token): after training."
+ONE_RUN = "One run a cell: its spread is not known."
+SEEDS = "Figures are means over the seeds that ended ok, scored examples pooled over them."
+PEAKS = {
+    frozenset({False}): "Train peak: most bytes in live tensors during training.",
+    frozenset({True}): "Train peak: host memory (RSS) of the whole process in training, as there was no GPU.",
+    frozenset({False, True}): "Train peak: most bytes in live tensors; on a CPU, host memory (RSS) of the process.",
+}
+NAN = float("nan")
+
+
+def cells_table(frame: pd.DataFrame) -> Table:
+    """Tabulate one result, a frame of `load_results` with at least one row: a row a cell, its seeds pooled."""
+    apart = incomparable(frame)
+    cells = with_changes(pool_seeds(frame), apart)
+    cells["accuracy_after_half_width"] = [
+        half_width(*counts) for counts in zip(cells["right_count"], cells["scored_count"], strict=True)
+    ]
+    settings = varying(cells)
+    rows = cells.reset_index()[
+        [
+            "matrix", *CELL, "is_baseline", *settings, "seeds_count", "ok_count", "status",
+            "stored_bytes", "footprint_bytes",
+            "train_peak_bytes", "train_peak_change_percent",
+            "tokens_per_s", "tokens_per_s_min", "tokens_per_s_max", "tokens_per_s_change_percent", "step_p50_s",
+            "execution_used", "tokens_per_s_eager", "gpu_busy_share",
+            "scored_count", "accuracy_before", "accuracy_after", "accuracy_after_half_width",
+            "accuracy_after_min", "accuracy_after_max", "macro_f1_after", "heldout_loss_after",
+        ]
+    ]  # fmt: skip
+    return Table(
+        name="cells",
+        title=f"Cells of {frame['matrix'].iloc[0]}",
+        columns=informative(_columns(frame, rows, chosen(cells, settings)), rows),
+        rows=rows,
+        caption=conditions(frame),
+        notes=(*_doubts(rows, apart, _told(frame)), *warnings_of(frame)),
+    )
+
+
+def with_changes(cells: pd.DataFrame, apart: Collection[Cell]) -> pd.DataFrame:
+    """Add the changes in percent against the baseline, where both ended ok and neither is in `apart`."""
+    sound = (cells["ok_count"] > 0) & ~cells.index.isin(list(apart))
+    baseline = cells[sound & cells["is_baseline"]].tail(1)
+    others = sound & ~cells["is_baseline"]
+    for name, change in CHANGES.items():
+        against = baseline[name].item() if len(baseline) else NAN
+        cells[change] = (100 * (cells[name] / against - 1)).where(others)
+    return cells
+
+
+def half_width(right: float, scored: float) -> float:
+    """Half the 95 % Wilson interval of a share, `right` of `scored` examples; NaN where that is none."""
+    if not (scored > 0 and 0 <= right <= scored):
+        return NAN
+    interval = binomtest(int(right), int(scored)).proportion_ci(CONFIDENCE, method="wilson")
+    return float(interval.high - interval.low) / 2
+
+
+def id_text(row: Row) -> str:
+    return f"{row['id']} (baseline)" if row["is_baseline"] else str(row["id"])
+
+
+def _columns(frame: pd.DataFrame, rows: pd.DataFrame, settings: list[str]) -> Iterator[Column]:
+    several = rows["seeds_count"].max() > 1
+    yield Column("id", id_text, "left", about=_remarks(frame, rows))
+    for name in settings:
+        yield Column(name, field(name), "left", priority=9)
+    if rows["seeds_count"].min() < rows["seeds_count"].max():
+        yield Column("seeds", field("seeds_count"), priority=3)
+    yield number_column(rows, "stored_bytes", "stored\nGB", scale=GB, priority=3, about=STORED)
+    yield number_column(rows, "footprint_bytes", "HF footprint\nGB", scale=GB, priority=6, about=FOOTPRINT)
+    yield _peak_column(rows, PEAKS[frozenset(on_cpu(frame))])
+    yield change_column("train_peak_change_percent", "peak\nΔ %", priority=4, about=CHANGE)
+    yield number_column(rows, "tokens_per_s", "tokens/s", priority=1)
+    if several:
+        low, high = "tokens_per_s_min", "tokens_per_s_max"
+        yield range_column(rows, low, high, "tokens/s\nrange", priority=8, about=RANGE)
+    yield change_column("tokens_per_s_change_percent", "tokens/s\nΔ %", priority=4, about=CHANGE)
+    yield number_column(rows, "step_p50_s", "step p50\nms", scale=1e-3, priority=7, about=STEP)
+    if (rows["execution_used"] != "eager").any():
+        yield Column("execution", field("execution_used"), "left", priority=8, about=EXECUTION)
+        yield number_column(rows, "tokens_per_s_eager", "eager\ntokens/s", priority=7, about=EAGER)
+    yield number_column(rows, "gpu_busy_share", "GPU\nbusy %", scale=0.01, decimals=0, priority=8, about=BUSY)
+    yield _accuracy_column(rows)
+    if several:
+        low, high = "accuracy_after_min", "accuracy_after_max"
+        yield range_column(rows, low, high, "after %\nrange", scale=0.01, priority=8, about=RANGE)
+    digits = 2 if rows["accuracy_after_half_width"].max() >= COARSE else 3
+    yield number_column(rows, "macro_f1_after", "macro-F1", decimals=digits, priority=5, about=AFTER)
+    yield number_column(rows, "heldout_loss_after", "held-out\nloss", priority=5, about=AFTER)
+    yield Column("status", field("status"), "left")
+
+
+def _peak_column(rows: pd.DataFrame, about: str) -> Column:
+    shown = number_column(rows, "train_peak_bytes", "train\npeak GB", scale=GB, priority=2)
+
+    def text(row: Row) -> str:
+        return f"≥ {shown.text(row)}" if _is_cut_short(row) else shown.text(row)
+
+    cut = " ≥: of a run that ended early." if any(map(_is_cut_short, entries(rows))) else ""
+    return replace(shown, text=text, about=about + cut)
+
+
+def _is_cut_short(row: Row) -> bool:
+    return row["ok_count"] == 0 and not pd.isna(row["train_peak_bytes"])
+
+
+def _accuracy_column(rows: pd.DataFrame) -> Column:
+    counts = [f"{int(count):,}" for count in sorted(rows["scored_count"].dropna().unique())]
+    about = f"±: half the 95 % Wilson interval of the accuracy after training, n = {listing(counts)} examples a cell."
+    return Column(
+        "accuracy %\nbefore → after",
+        lambda row: accuracy(row["accuracy_before"], row["accuracy_after"], row["accuracy_after_half_width"]),
+        about=about if counts else "",
+    )
+
+
+def _remarks(frame: pd.DataFrame, rows: pd.DataFrame) -> str:
+    random = " Random weights: memory and speed, no quality." if (frame["weights"] == "random").any() else ""
+    return "GB = 1e9 bytes. " + (ONE_RUN if rows["seeds_count"].max() == 1 else SEEDS) + random
+
+
+def _told(frame: pd.DataFrame) -> dict[str, list[str]]:
+    """Map what the cells' own warnings say to the ids that say it."""
+    told: dict[str, list[str]] = {}
+    for cell, warnings in frame[["id", "warnings"]].dropna().itertuples(index=False):
+        for warning in warnings.splitlines():
+            told.setdefault(warning, []).append(cell)
+    return told
+
+
+def _doubts(rows: pd.DataFrame, apart: Mapping[Cell, str], told: Mapping[str, list[str]]) -> Iterator[str]:
+    if len(rows) > 1 and (reason := _no_change(rows[rows["is_baseline"]], apart)):
+        yield f"No Δ: {reason}."
+    for difference in dict.fromkeys(apart.values()):
+        ids = [cell[0] for cell, found in apart.items() if found == difference]
+        yield f"Not comparable: {listed(ids)} ({difference})."
+    bound = rows[(rows["gpu_busy_share"] < BUSY_ENOUGH) & (rows["execution_used"] == "eager")]
+    if len(bound):
+        yield f"Launch-bound: {listed(list(bound['id']))}: the GPU waits for Python, so tokens/s measures Python."
+    for warning, ids in told.items():
+        yield f"{listed(ids)}: {warning}."
+    if repeated := list(rows["id"][rows["id"].duplicated()].unique()):
+        yield f"More than one row has the id {listed(repeated)}: the matrix, or qlora-bench, changed between runs."
+
+
+def _no_change(baselines: pd.DataFrame, apart: Mapping[Cell, str]) -> str | None:
+    if baselines.empty:
+        return "there is no record of a baseline"
+    *_, last = entries(baselines)
+    if not last["ok_count"]:
+        return f"the baseline ended {last['status']}"
+    return "the baseline's own seeds ran under different conditions" if (last["id"], last["key"]) in apart else None

@@ -1,0 +1,148 @@
+"""Records to a tidy DataFrame: one row for each result, cell and seed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from bench.errors import BenchError, Location, Problem
+from bench.matrix.parameters import Parameters
+from bench.protocol import MEASURES
+from bench.run.records import Record
+from bench.run.store import MATRIX, RECORDS, read_records
+
+MEASURE_NAMES = tuple(measure.name for measure in MEASURES)
+PARAMETER_NAMES = tuple(Parameters.model_fields)
+RECORD_NAMES = ("matrix", "id", "key", "seed", "attempt", "status", "phase", "message", "hint")
+RUN_NAMES = ("protocol", "started_at", "wall_s", "slot", "last_peak_allocated_bytes", "warnings")
+ENVIRONMENT_NAMES = (
+    "gpu_name",
+    "gpu_memory_bytes",
+    "driver_version",
+    "cuda_version",
+    "torch",
+    "transformers",
+    "peft",
+    "bitsandbytes",
+    "python",
+    "qlora_bench",
+    "cpu",
+    "execution_used",
+)
+COLUMNS = (
+    *RECORD_NAMES, "is_baseline", *PARAMETER_NAMES, *MEASURE_NAMES, *RUN_NAMES, *ENVIRONMENT_NAMES, "result"
+)  # fmt: skip
+NUMBERS = frozenset(MEASURE_NAMES) | {"wall_s", "last_peak_allocated_bytes", "gpu_memory_bytes"}
+
+
+def load_results(path: str | os.PathLike[str]) -> pd.DataFrame:
+    """Read a result folder, a file of records, or every result below a folder, into a tidy DataFrame.
+
+    A row is the last attempt at one cell with one seed; rows stand in the order in which their cells first appeared.
+    Columns: `matrix, id, key, seed, attempt, status, phase, message, hint, is_baseline`, every parameter, every measure
+    of `bench.protocol.MEASURES` (float64, NaN where there is none, units in the names), when and where it ran, the
+    environment, and `result`, the folder. Sentences on records that could not be read are in `attrs["warnings"]`.
+    A result that has no record yet gives no row.
+
+    Raises:
+        BenchError: there is no result at `path`, it cannot be read, or it was written by a newer version.
+    """
+    records: list[tuple[Path, str | None, Record]] = []
+    warnings: list[str] = []
+    for folder in result_folders(path):
+        try:
+            contents = read_records(folder / RECORDS)
+        except OSError as error:
+            raise BenchError(
+                f"{folder / RECORDS} cannot be read: {error.strerror}", "see to its permissions"
+            ) from error
+        baseline, doubts = read_baseline(folder / MATRIX)
+        records += [(folder, baseline, record) for record in _last_attempts(contents.records)]
+        warnings += [*contents.warnings, *doubts]
+    frame = _frame(records)
+    frame.attrs["warnings"] = warnings
+    return frame
+
+
+def result_folders(path: str | os.PathLike[str]) -> list[Path]:
+    """List the result folders that `path` means: itself, that of a file of records, or all those below it, by name.
+
+    Raises:
+        BenchError: there is none.
+    """
+    start = Path(path)
+    if start.is_file() and start.name == RECORDS:
+        return [start.parent]
+    if not start.is_dir():
+        what = "is no folder of results" if start.exists() else "does not exist"
+        raise BenchError([Problem(f"the result {what}", f"give a folder that holds {RECORDS}", Location(str(start)))])
+    if (start / RECORDS).is_file():
+        return [start]
+    if folders := sorted(found.parent for found in start.rglob(RECORDS)):
+        return folders
+    fix = "run a matrix first (qlora-bench run MATRIX), or give the folder that its results are in"
+    raise BenchError([Problem(f"no {RECORDS} here or below", fix, Location(str(start)))])
+
+
+def read_baseline(path: Path) -> tuple[str | None, list[str]]:
+    """Read the baseline's id from a matrix as run: None where there is none, with a warning where that is unknown."""
+    try:
+        matrix = yaml.safe_load(path.read_bytes())
+    except FileNotFoundError:
+        return None, []
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+        return None, [f"{path} cannot be read, so the baseline is unknown: {error}".partition("\n")[0]]
+    baseline = matrix.get("baseline") if isinstance(matrix, Mapping) else None
+    return (None if baseline is None else str(baseline)), []
+
+
+def _last_attempts(records: Iterable[Record]) -> Iterable[Record]:
+    # A dictionary keeps the place of the first attempt, and the value of the last.
+    return {(record.matrix, record.id, record.key, record.seed): record for record in records}.values()
+
+
+def _frame(records: Iterable[tuple[Path, str | None, Record]]) -> pd.DataFrame:
+    rows = [_flat(*entry) for entry in records]
+    others = dict.fromkeys(name for row in rows for name in row)
+    names = dict.fromkeys(COLUMNS) | others
+    return pd.DataFrame({name: _column(name, [row.get(name) for row in rows]) for name in names})
+
+
+def _flat(folder: Path, baseline: str | None, record: Record) -> dict[str, Any]:
+    return {
+        **{name: _plain(value) for name, value in record.environment.items()},
+        **{name: _plain(value) for name, value in record.parameters.items()},
+        **{name: record.measures.get(name) for name in MEASURE_NAMES},
+        **{name: _plain(getattr(record, name)) for name in (*RECORD_NAMES, *RUN_NAMES)},
+        "warnings": "\n".join(record.warnings) or None,
+        "is_baseline": record.id == baseline,
+        "result": str(folder),
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Turn lists, such as target modules, into text, so that values compare; and text into what every file can hold."""
+    if isinstance(value, list | tuple):
+        value = ",".join(map(str, value))
+    if isinstance(value, dict):
+        value = str(value)
+    if not isinstance(value, str):
+        return value
+    # Half a surrogate pair has no UTF-8, and CSV as Python writes it would take a lone \r for the end of a row.
+    return value.encode("utf-8", "replace").decode().replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _column(name: str, values: list[Any]) -> pd.Series[Any]:
+    if name in NUMBERS:
+        return pd.to_numeric(pd.Series(values, dtype=object), errors="coerce").astype("float64")
+    if name == "is_baseline":
+        return pd.Series(values, dtype=bool)
+    given = [value for value in values if value is not None]
+    if given and all(type(value) is int and abs(value) < 2**63 for value in given):
+        return pd.Series(values, dtype="int64" if len(given) == len(values) else "Int64")
+    return pd.Series(values, dtype=None if given else object)

@@ -1,0 +1,82 @@
+"""One row a cell: the runs of its seeds pooled."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pandas as pd
+
+from bench.matrix.parameters import DERIVED
+from bench.tables.load import MEASURE_NAMES, PARAMETER_NAMES
+from bench.tables.table import entries
+
+CELL = ["id", "key"]
+QUALITY = [name for name in MEASURE_NAMES if name.startswith(("accuracy_", "macro_f1_", "heldout_loss_"))]
+SPREAD = ("tokens_per_s", "accuracy_after")
+
+
+def pool_seeds(frame: pd.DataFrame) -> pd.DataFrame:
+    """Pool the runs of a result's cells: a row a cell, indexed by id and key, the baseline first.
+
+    Every measure is the mean over the runs that ended ok; over all its runs where none of a cell did, so that what was
+    measured before a failure is not lost. Beside them stand `train_peak_bytes`, `{name}_min` and `{name}_max` of the
+    measures in `SPREAD`, `right_count` and `scored_count` (examples over all seeds, after training), `seeds_count`,
+    `ok_count`, `status` (`ok`, or `2 ok, 1 oom`) and `execution_used`. Random weights have no quality.
+    """
+    frame = frame.assign(ok=frame["status"] == "ok", train_peak_bytes=train_peaks(frame))
+    frame.loc[frame["weights"] == "random", QUALITY] = float("nan")
+    frame["scored_count"] = frame["eval_examples_count"].where(frame["accuracy_after"].notna())
+    frame["right_count"] = (frame["accuracy_after"] * frame["eval_examples_count"]).round()
+    by_cell = frame.groupby(CELL, sort=False)
+    counted = frame[frame["ok"] | ~by_cell["ok"].transform("any")].groupby(CELL, sort=False)
+    cells: pd.DataFrame = pd.concat(
+        [
+            frame.drop_duplicates(CELL).set_index(CELL)[["matrix", "is_baseline", *PARAMETER_NAMES]],
+            counted[[*MEASURE_NAMES, "train_peak_bytes"]].mean(),
+            *(getattr(counted[list(SPREAD)], end)().add_suffix(f"_{end}") for end in ("min", "max")),
+            counted[["right_count", "scored_count"]].sum(min_count=1),
+            by_cell.size().rename("seeds_count"),
+            by_cell["ok"].sum().rename("ok_count"),
+            by_cell["status"].agg(_status),
+            by_cell["execution_used"].agg(_all_of),
+        ],
+        axis=1,
+    )
+    return cells.sort_values("is_baseline", ascending=False, kind="stable")
+
+
+def varying(cells: pd.DataFrame) -> list[str]:
+    """Name the parameters that are not the same in all cells."""
+    return [name for name in PARAMETER_NAMES if len(cells[name].unique()) > 1]
+
+
+def chosen(cells: pd.DataFrame, names: list[str]) -> list[str]:
+    """Keep those of the parameters `names` that tell more than the others: not those that follow from another one."""
+    rows = entries(cells)
+    return [name for name in names if name not in DERIVED or any(row[name] != DERIVED[name][1](row) for row in rows)]
+
+
+def on_cpu(frame: pd.DataFrame) -> pd.Series[bool]:
+    """Tell which runs had no GPU."""
+    return frame["gpu_name"].isna() & (frame["slot"] == "cpu")
+
+
+def train_peaks(frame: pd.DataFrame) -> pd.Series[float]:
+    """Return the peak of training in bytes: torch's allocations on a GPU, the process's host memory on a CPU.
+
+    A run that was killed in training could not report its own; the last peak that it told stands for it.
+    """
+    last = frame["last_peak_allocated_bytes"].where(frame["phase"] == "train")
+    allocated = frame["train_peak_allocated_bytes"].fillna(last)
+    return allocated.where(~on_cpu(frame), frame["train_peak_rss_bytes"])
+
+
+def _all_of(values: pd.Series[str]) -> str | None:
+    return ", ".join(values.dropna().unique()) or None
+
+
+def _status(statuses: pd.Series[str]) -> str:
+    counts = Counter(statuses)
+    if len(counts) == 1:
+        return str(statuses.iloc[0])
+    return ", ".join(f"{count} {status}" for status, count in sorted(counts.items(), key=lambda item: item[0] != "ok"))

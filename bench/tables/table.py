@@ -1,0 +1,84 @@
+"""What a table is: rows of raw values, and columns that say how a reader sees them."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import pandas as pd
+
+from bench.matrix.wording import written
+
+MISSING = "\N{EN DASH}"
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Column:
+    """How one column is shown.
+
+    `heading` may break into lines; `text` makes a cell's text from its row. A display too narrow for all columns leaves
+    out those of the highest `priority` first, together, and never those of priority 0. `prose` may be long and wraps.
+    `about` is a sentence on what is shown, for the legend.
+    """
+
+    heading: str
+    text: Callable[[Row], str]
+    align: Literal["left", "right"] = "right"
+    priority: int = 0
+    prose: bool = False
+    about: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """`rows` holds full-precision values under names with units, as the CSV file does; `columns` show them rounded.
+
+    `name` is that of its files. `caption` are the conditions of all rows, a line each; `notes` are doubts.
+    """
+
+    name: str
+    title: str
+    columns: tuple[Column, ...]
+    rows: pd.DataFrame
+    caption: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def texts(self) -> list[list[str]]:
+        """Return the text of every cell, row by row, without control characters but for the end of a line."""
+        return [[printable(column.text(row)) for column in self.columns] for row in entries(self.rows)]
+
+
+def entries(rows: pd.DataFrame) -> list[Row]:
+    """Return the rows of a frame, each by the names of its columns."""
+    return cast("list[Row]", rows.to_dict("records"))
+
+
+def legend(columns: Iterable[Column]) -> str:
+    """Say in one paragraph what the columns show, each thing once."""
+    return " ".join(dict.fromkeys(column.about for column in columns if column.about))
+
+
+def field(name: str) -> Callable[[Row], str]:
+    """Show the value of `name` as a matrix would write it."""
+
+    def text(row: Row) -> str:
+        return MISSING if pd.isna(row[name]) else written(row[name])
+
+    return text
+
+
+def informative(columns: Iterable[Column], rows: pd.DataFrame) -> tuple[Column, ...]:
+    """Keep the columns that have something to show in at least one row."""
+    return tuple(column for column in columns if any(column.text(row) != MISSING for row in entries(rows)))
+
+
+def printable(text: str) -> str:
+    """Replace what could steer a terminal by spaces."""
+    lines = "\n".join(text.splitlines())
+    return "".join(
+        " " if unicodedata.category(char) in ("Cc", "Cs") and char != "\n" else char for char in lines
+    ).strip("\n")

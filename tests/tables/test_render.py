@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import pytest
+from rich.console import Console
+
+from bench.errors import BenchError
+from bench.tables.render import show, write_tables
+
+from .examples import default_matrix, record, write_result
+
+
+def shown(path, width=100):
+    console = Console(width=width, color_system=None)
+    with console.capture() as capture:
+        show(path, console)
+    return capture.get()
+
+
+def test_every_table_is_written_inside_the_result_folder_and_nothing_else(tmp_path):
+    folder = write_result(tmp_path / "results" / "default", default_matrix())
+    before = set(tmp_path.rglob("*"))
+    written = write_tables(folder)
+    tables = folder / "tables"
+    assert written == [tables / name for name in ("cells.md", "cells.csv", "memory.md", "memory.csv")]
+    assert set(tmp_path.rglob("*")) - before == {tables, *written}
+
+
+def test_problems_are_written_while_there_are_any_and_removed_when_there_are_none(tmp_path):
+    folder = write_result(tmp_path / "r", [record("a", status="crashed", phase="load", message="boom")])
+    assert folder / "tables" / "problems.md" in write_tables(folder)
+    write_result(folder, [record("a", status="crashed", phase="load"), record("a", attempt=2)])
+    write_tables(folder)
+    assert not list((folder / "tables").glob("problems.*"))
+
+
+def test_writing_twice_gives_the_same_bytes(tmp_path):
+    folder = write_result(tmp_path / "r", default_matrix(seeds=(0, 1)))
+    first = [path.read_bytes() for path in write_tables(folder)]
+    assert [path.read_bytes() for path in write_tables(folder)] == first
+
+
+def test_each_result_below_a_folder_gets_its_own_tables(tmp_path):
+    for name in ("one", "two"):
+        write_result(tmp_path / name, [record("a", matrix=name)])
+    assert len(write_tables(tmp_path)) == 8
+    assert "Cells of one" in (text := shown(tmp_path))
+    assert "Cells of two" in text
+
+
+def test_a_table_that_cannot_be_written_is_an_error_that_says_so(tmp_path):
+    folder = write_result(tmp_path / "r", default_matrix())
+    (folder / "tables").write_text("in the way", encoding="utf-8")
+    with pytest.raises(BenchError, match="cannot be written"):
+        write_tables(folder)
+
+
+def test_without_records_a_sentence_says_what_to_do_and_nothing_is_written(tmp_path):
+    folder = write_result(tmp_path / "r", [], tail='{"schema": 1')
+    assert "holds no record yet: run its matrix" in (text := " ".join(shown(folder).split()))
+    assert "cut short" in text
+    assert write_tables(folder) == []
+    assert not (folder / "tables").exists()
+
+
+def test_the_conditions_and_doubts_are_said_once_in_the_terminal(tmp_path):
+    folder = write_result(tmp_path / "r", [*default_matrix(), record("x", status="oom", phase="load")], tail="{")
+    text = " ".join(shown(folder).split())
+    assert all(f"{name} of default" in text for name in ("Cells", "Memory", "Problems"))
+    assert text.count("19 cells, n = 1 seed") == 1
+    assert text.count("cut short") == 1

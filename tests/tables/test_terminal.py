@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.cells import cell_len
+from rich.console import Console
+
+from bench.tables.cells import cells_table
+from bench.tables.load import load_results
+from bench.tables.memory import memory_table
+from bench.tables.problems import problems_table
+from bench.tables.terminal import fitting, print_table
+
+from .examples import default_matrix, record, write_result
+
+FULL = Path("results/default/tables/cells.md")
+
+
+def lines_of(table, width, *, color=False):
+    console = Console(width=width, record=True, force_terminal=color, color_system="truecolor" if color else None)
+    with console.capture() as capture:
+        print_table(table, console, FULL)
+    return capture.get().splitlines()
+
+
+def table_of(folder, records, make=cells_table, **kwargs):
+    return make(load_results(write_result(folder / "r", records, **kwargs)))
+
+
+@pytest.mark.parametrize("width", [80, 100, 120, 160, 200])
+@pytest.mark.parametrize("make", [cells_table, memory_table])
+def test_at_common_widths_no_line_is_too_long_and_every_id_is_whole(tmp_path, width, make):
+    table = table_of(tmp_path, default_matrix(seeds=(0, 1)), make)
+    lines = lines_of(table, width)
+    assert max(map(cell_len, lines)) <= width
+    for cell_id in table.rows["id"]:
+        assert sum(line.startswith(f"{cell_id} ") for line in lines) == 1
+    assert not any("…" in line for line in lines)
+
+
+@settings(max_examples=15, deadline=None)
+@given(width=st.integers(20, 200), message=st.text(max_size=300), cell_id=st.text("abc-üß漢", min_size=1, max_size=60))
+def test_no_line_is_ever_longer_than_the_console(tmp_path_factory, width, message, cell_id):
+    records = [record(cell_id, status="oom", phase="train", message=message, hint="try less")]
+    folder = tmp_path_factory.mktemp("r")
+    for make in (cells_table, problems_table):
+        assert max(map(cell_len, lines_of(table_of(folder, records, make), width))) <= width
+
+
+def test_a_narrow_terminal_says_how_many_columns_it_hides_and_where_they_are(tmp_path):
+    table = table_of(tmp_path, default_matrix())
+    lines = lines_of(table, 80)
+    kept = fitting(table.columns, table.texts(), 80)
+    assert any(f"{len(table.columns) - len(kept)} columns hidden" in line for line in lines)
+    assert str(FULL) in " ".join(lines)
+
+
+def test_a_wide_terminal_hides_nothing(tmp_path):
+    assert not any("hidden" in line for line in lines_of(table_of(tmp_path, default_matrix()), 240))
+
+
+def test_the_narrower_the_fewer_columns_and_those_that_stay_at_80_are_the_main_ones(tmp_path):
+    table = table_of(tmp_path, default_matrix())
+    counts = [len(fitting(table.columns, table.texts(), width)) for width in range(60, 241, 20)]
+    assert counts == sorted(counts)
+    shown = [table.columns[index].heading.replace("\n", " ") for index in fitting(table.columns, table.texts(), 80)]
+    assert shown == ["id", "stored GB", "train peak GB", "tokens/s", "accuracy % before → after", "status"]
+
+
+def test_a_long_message_wraps_below_its_row_in_full(tmp_path):
+    message = "CUDA out of memory: " + " ".join(f"word{n}" for n in range(60))
+    records = [record("nf4-dq", status="oom", phase="train", message=message, hint="halve batch_size")]
+    lines = lines_of(table_of(tmp_path, records, problems_table), 80)
+    text = " ".join(line.strip() for line in lines)
+    assert f"message: {message}" in text
+    assert "hint: halve batch_size" in text
+
+
+def test_square_brackets_and_escapes_in_a_message_are_text(tmp_path):
+    records = [record("a", status="crashed", phase="load", message="[red]no[/] \x1b[2J [bold")]
+    text = "\n".join(lines_of(table_of(tmp_path, records, problems_table), 100))
+    assert "[red]no[/]" in text
+    assert "\x1b" not in text
+
+
+def test_status_is_coloured_and_reads_the_same_without_colour(tmp_path):
+    table = table_of(tmp_path, default_matrix())
+    coloured, plain = (lines_of(table, 100, color=color) for color in (True, False))
+    assert "\x1b[32mok" in "".join(coloured)
+    assert "\x1b" not in "".join(plain)
+
+
+def test_a_torn_record_shows_as_a_note(tmp_path):
+    text = " ".join(lines_of(table_of(tmp_path, default_matrix(), tail="{"), 100))
+    assert "note: " in text
+    assert "cut short" in text
