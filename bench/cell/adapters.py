@@ -7,8 +7,9 @@ import re
 from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
-from bench.cell.failures import Invalid
+from bench.cell.failures import Invalid, is_out_of_memory
 from bench.matrix.parameters import Parameters
 
 # A group of linear layers is told by the name of a module above them, as Transformers' architectures name these.
@@ -43,7 +44,9 @@ def adapt(model: PreTrainedModel, parameters: Parameters) -> PeftModel:
     )
     try:
         return get_peft_model(model, config)
-    except (ValueError, TypeError, NotImplementedError, ImportError) as error:
+    except (ValueError, TypeError, RuntimeError, ImportError) as error:
+        if is_out_of_memory(error):
+            raise
         raise Invalid(f"PEFT refuses these adapters: {error}") from error
 
 
@@ -54,7 +57,8 @@ def target_names(model: PreTrainedModel, target: str | tuple[str, ...]) -> list[
         Invalid: nothing matches, or a name in a list matches nothing.
     """
     head = model.get_output_embeddings()
-    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and module is not head]
+    kinds = (nn.Linear, Conv1D)  # GPT-2's linear layers are Conv1D where they are not quantized
+    linear = [name for name, module in model.named_modules() if isinstance(module, kinds) and module is not head]
     endings = ", ".join(sorted({name.rpartition(".")[2] for name in linear}))
     if isinstance(target, tuple):
         for wanted in target:

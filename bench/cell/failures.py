@@ -19,6 +19,9 @@ class Diverged(Exception):
     """The loss stopped being a finite number."""
 
 
+# How CUDA, torch on the host, and CUDA's libraries put it, where it is not an exception of its own.
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "_STATUS_ALLOC_FAILED")
+
 # What to try when memory ran out, by the phase in which it did.
 OOM_HINTS: dict[Phase, str] = {
     "load": "the weights themselves do not fit: quantize them (quant_type), or take a smaller model",
@@ -42,8 +45,13 @@ def describe(error: BaseException, phase: Phase) -> tuple[Status, str, str | Non
     return "crashed", f"{type(error).__name__}: {message}", "the worker's log holds the traceback"
 
 
+def first_line(error: BaseException) -> str:
+    """Return what a library says is wrong, without the advice and the lists that follow."""
+    return str(error).strip().partition("\n")[0]
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Tell memory that ran out, on the GPU or the host, by whoever noticed it: torch, CUDA or bitsandbytes."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and ("out of memory" in str(error) or "can't allocate memory" in str(error))
+        isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
     )

@@ -63,7 +63,9 @@ class Replay:
 
 
 def capture(it: Trainee, survey: Survey) -> Replay:
-    """Capture the steps of a run that has begun; weights, optimizer, loss scale and random numbers stay as they are.
+    """Capture the steps of a run that has begun.
+
+    Weights, optimizer, loss scale and random numbers stay as they are, also where the capture fails.
 
     Raises:
         RuntimeError: something in the step cannot be captured, such as a host sync, or memory does not suffice.
@@ -93,12 +95,14 @@ def capture(it: Trainee, survey: Survey) -> Replay:
         torch._foreach_zero_([weight.grad for weight in it.weights if weight.grad is not None])
 
     buckets = {}
-    # The longest first, so that the shared pool is large enough for the others.
-    for length in sorted(choose_lengths(survey.lengths), reverse=True):
-        batch = _empty(survey.rows, length, survey.width, device)
-        buckets[length] = Bucket(batch, record(partial(passes, batch)))
-    updater = record(update_and_clear).replay if it.parameters.optim in optim.CAPTURABLE else update_and_clear
-    restore()
+    try:
+        # The longest first, so that the shared pool is large enough for the others.
+        for length in sorted(choose_lengths(survey.lengths), reverse=True):
+            batch = _empty(survey.rows, length, survey.width, device)
+            buckets[length] = Bucket(batch, record(partial(passes, batch)))
+        updater = record(update_and_clear).replay if it.parameters.optim in optim.CAPTURABLE else update_and_clear
+    finally:
+        restore()
     return Replay(it, dict(sorted(buckets.items())), updater, loss, loss_tokens)
 
 
@@ -136,7 +140,7 @@ def _snapshot(it: Trainee) -> Callable[[], None]:
     """Remember all that a step changes; the returned function puts it back in place, with gradients at zero."""
     random = torch.cuda.get_rng_state(it.device)
     state = [value for entry in it.optimizer.state.values() for value in entry.values() if torch.is_tensor(value)]
-    scale = [value for value in (it.scaler._scale, it.scaler._growth_tracker) if value is not None]
+    scale = [value for name in ("_scale", "_growth_tracker") if (value := getattr(it.scaler, name, None)) is not None]
     tensors = [*(weight.detach() for weight in it.weights), *state, *scale]
     copies = [tensor.clone() for tensor in tensors]
 

@@ -172,6 +172,8 @@ def outside_torch_bytes(device: torch.device) -> int | None:
 def cap_memory(limit_bytes: int, device: torch.device) -> int:
     """Limit torch's allocator so that the process needs no more than a card of `limit_bytes`; return the cap in bytes.
 
+    Where the cap would not be above zero, nothing is limited.
+
     The cap is the card's memory less what this process takes outside torch once a matrix product has run: the CUDA
     context and the libraries' workspaces. Memory that they take later, and managed memory, is the rule's known leak.
     """
@@ -182,5 +184,6 @@ def cap_memory(limit_bytes: int, device: torch.device) -> int:
     if outside is None:
         outside = total - free - torch.cuda.memory_reserved(device)
     cap = limit_bytes - outside
-    torch.cuda.set_per_process_memory_fraction(cap / torch.cuda.get_device_properties(device).total_memory, device)
+    if cap > 0:
+        torch.cuda.set_per_process_memory_fraction(cap / torch.cuda.get_device_properties(device).total_memory, device)
     return cap

@@ -26,13 +26,20 @@ def grad_scaler(parameters: Parameters, device: torch.device) -> torch.amp.GradS
 
 
 def check_supported(parameters: Parameters, device: torch.device) -> None:
-    """Refuse bfloat16 where the card only emulates it, since its speed would say nothing about the card.
+    """Refuse dtypes that would not run, or whose speed would say nothing about the card.
 
     Raises:
-        Invalid: the card has no bfloat16 arithmetic.
+        Invalid: torch sees no GPU, the card only emulates bfloat16, or autocast would meet the other 16-bit dtype.
     """
-    if device.type != "cuda" or "bfloat16" not in (parameters.compute_dtype, parameters.load_dtype):
-        return
-    if not torch.cuda.is_bf16_supported(including_emulation=False):
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise Invalid("the cell is to run on a GPU, and torch sees none", "install torch with CUDA (pytorch.org)")
+    dtypes = {parameters.compute_dtype, parameters.load_dtype}
+    if dtypes == {"bfloat16", "float16"} and parameters.quantized:
+        # Quantized layers answer in the dtype they are asked in, which is the load dtype.
+        raise Invalid(
+            f"autocast to {parameters.compute_dtype} cannot mix with parameters in {parameters.load_dtype}",
+            "set load_dtype as compute_dtype, or to float32",
+        )
+    if device.type == "cuda" and "bfloat16" in dtypes and not torch.cuda.is_bf16_supported(including_emulation=False):
         name = torch.cuda.get_device_name(device)
         raise Invalid(f"{name} has no bfloat16 arithmetic", "set compute_dtype: float16 (and load_dtype: float16)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,11 +12,12 @@ from typing import Any
 import bitsandbytes as bnb
 import torch
 import transformers
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from bench.cell import sources
-from bench.cell.failures import Invalid
+from bench.cell.failures import Invalid, first_line
 from bench.cell.precision import DTYPES
 from bench.matrix.parameters import Parameters
 
@@ -34,19 +36,30 @@ def load(
         raise Invalid(f"model {parameters.model!r} is already quantized", "name the model it was quantized from")
     # `AutoModel` takes no state dict without a path: with random weights, the class itself is asked.
     loader: Any = AutoModelForCausalLM if source.path else type(sources.skeleton(source.config))
+    # An int8 layer says at every call that it computes in float16.
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     try:
         with _quiet():
-            model = loader.from_pretrained(
+            model, found = loader.from_pretrained(
                 source.path,
                 config=source.config,
                 dtype=dtype,
                 device_map={"": device},
                 attn_implementation=parameters.attn_implementation,
                 quantization_config=quantization_config(parameters),
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
                 **source.arguments,
             )
-    except (OSError, ImportError) as error:
-        raise Invalid(f"model {parameters.model!r} cannot be loaded: {error}") from error
+    except (OSError, ImportError, ValueError, SafetensorError) as error:
+        raise Invalid(f"model {parameters.model!r} cannot be loaded: {first_line(error)}") from error
+    # What a checkpoint lacks, `from_pretrained` makes up at random.
+    if made_up := sorted({*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])}):
+        raise Invalid(
+            f"the weights of model {parameters.model!r} do not fit its config.json: {len(made_up)} tensors are missing "
+            f"or have another shape, such as {made_up[0]}",
+            sources.WHAT_A_MODEL_IS,
+        )
     model.config.use_cache = False
     for module in linear4bit(model):
         # Where a CPU has AVX512-BF16, an evaluation repacks the weights, and training after it loses the gradient.

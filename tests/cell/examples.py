@@ -8,12 +8,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, set_seed
 
-from bench.cell import quantize
+from bench.cell import adapters, encoding, quantize
+from bench.cell.encoding import TokenizedExample
+from bench.cell.train import Training, train
 from bench.matrix.parameters import FOUR_BIT, Parameters
+from tests.models import VOCABULARY
 
 CPU = torch.device("cpu")
+STEPS = 20
 
 
 def parameters(**given: Any) -> Parameters:
@@ -40,5 +44,32 @@ def plain_scores(
             ids = torch.tensor([[*prompt, *label]], device=model.device)
             logits = model(input_ids=ids).logits[0, len(prompt) - 1 : -1].float()
             chosen = logits.log_softmax(-1)[torch.arange(len(label)), list(label)]
-            scores[row, column] = chosen.sum()
+            scores[row, column] = chosen.sum().item()
     return scores.numpy()
+
+
+def examples(count: int, seed: int = 0) -> list[TokenizedExample]:
+    """Return examples of different lengths whose label can be told from the prompt's first token."""
+    random = np.random.default_rng(seed)
+    made = []
+    for _ in range(count):
+        kind, length = int(random.integers(0, 4)), int(random.integers(4, 20))
+        prompt = (10 + kind, *random.integers(20, VOCABULARY, length).tolist())
+        made.append(TokenizedExample(prompt, (*range(2 + kind, 3 + 2 * kind), 0)))
+    return made
+
+
+def wanted(folder: Path, **given: Any) -> Parameters:
+    return parameters(**{"model": str(folder), "max_steps": STEPS, "batch_size": 4, "learning_rate": 5e-3, **given})
+
+
+def run(
+    folder: Path, data: Sequence[TokenizedExample], seed: int = 0, device: torch.device = CPU, **given: Any
+) -> Training:
+    """Load, adapt and train as a cell does."""
+    asked = wanted(folder, **given)
+    set_seed(seed)
+    model, _ = quantize.load(asked, device)
+    adapters.adapt(model, asked)
+    survey = encoding.survey(data, asked, seed)
+    return train(model, encoding.steps(data, asked, seed), asked, survey, encoding.steps_count(asked, len(data)))

@@ -143,6 +143,7 @@ def test_scoring_lends_sdpa_to_flash_attention_and_gives_it_back(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("all_threads")
 def test_a_large_vocabulary_stays_within_2_gb_of_memory() -> None:
     model = AutoModelForCausalLM.from_config(config("qwen2", vocab_size=152_064)).eval()
     random = torch.Generator().manual_seed(0)

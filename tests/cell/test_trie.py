@@ -59,7 +59,9 @@ def test_paths_sum_the_log_probabilities_of_each_labels_tokens(labels: list[tupl
 
 
 @given(label_sets)
-def test_nodes_are_the_distinct_beginnings_and_see_themselves_and_their_ancestors(labels: list[tuple[int, ...]]) -> None:
+def test_nodes_are_the_distinct_beginnings_and_see_themselves_and_their_ancestors(
+    labels: list[tuple[int, ...]],
+) -> None:
     built = trie.build(labels)
     beginnings = {label[:end] for label in labels for end in range(1, len(label))}
 

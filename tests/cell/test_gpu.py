@@ -1,0 +1,400 @@
+"""What only a CUDA GPU shows. Run with `nox -s gpu`; skipped where there is none."""
+
+from __future__ import annotations
+
+import gc
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from bench.cell import adapters, encoding, graphs, meters, quantize, scoring, steps, storage, trie, worker
+from bench.cell.devices import move
+from bench.matrix.parameters import Parameters
+from bench.protocol import MEASURES, Request
+from tests.cell.examples import examples, load, parameters, plain_scores, run, wanted
+from tests.cell.test_scoring import labels, prompts
+from tests.cell.test_storage import distinct_bytes, tensors_within
+from tests.models import config
+
+pytestmark = pytest.mark.gpu
+
+GPU = torch.device("cuda", 0)
+GB, MB = 10**9, 10**6
+ROUNDING = 512  # the allocator's, per tensor
+
+KINDS: list[dict[str, Any]] = [
+    {"quant_type": "nf4"},
+    {"quant_type": "nf4", "double_quant": False},
+    {"quant_type": "fp4"},
+    {"quant_type": "int8"},
+    {"quant_type": "none"},
+]
+
+
+@pytest.fixture(autouse=True)
+def _emptied() -> Iterator[None]:
+    """Leave no tensor and no cap of one test to the next."""
+    yield
+    torch.cuda.set_per_process_memory_fraction(1.0)
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+@pytest.fixture(params=["bfloat16", "float16"])
+def dtype(request: pytest.FixtureRequest) -> str:
+    if request.param == "bfloat16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        pytest.skip("this card has no bfloat16 arithmetic")
+    return str(request.param)
+
+
+def cell(folder: Path | str, **given: Any) -> dict[str, Any]:
+    """Run a cell within this process and return its last message."""
+    messages: list[dict[str, Any]] = []
+    worker.work(request(folder, **given), messages.append)
+    return messages[-1]
+
+
+def request(folder: Path | str, **given: Any) -> Request:
+    chosen = {"model": str(folder), "max_length": 64, "batch_size": 4, "max_steps": 24, "task": "intents", **given}
+    chosen.setdefault("compute_dtype", "float16")  # every card has it
+    if chosen.get("quant_type", "nf4") not in ("nf4", "fp4"):
+        chosen.setdefault("double_quant", False)
+    return Request("cell", 0, Parameters(**chosen).model_dump(mode="json"), "cuda")
+
+
+# Training -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_training_lowers_the_loss(tiny: Callable[[str], Path], kind: dict[str, Any], dtype: str) -> None:
+    done = run(tiny("qwen2"), examples(8), device=GPU, compute_dtype=dtype, load_dtype=dtype, batch_size=8, **kind)
+
+    assert len(done.losses) == 20
+    assert done.losses[-1] < 0.5 * done.losses[0]
+
+
+@pytest.mark.parametrize("name", ["paged_adamw_8bit", "paged_adamw_32bit", "adamw_8bit", "adamw_torch_fused"])
+def test_optimizers_learn_on_a_gpu(tiny: Callable[[str], Path], name: str) -> None:
+    done = run(tiny("llama"), examples(8), device=GPU, quant_type="nf4", optim=name, batch_size=8)
+
+    assert done.losses[-1] < 0.8 * done.losses[0]
+
+
+def test_a_paged_optimizer_keeps_large_states_in_managed_memory(tiny: Callable[[str], Path]) -> None:
+    # Only states of at least 100,000 elements are paged.
+    asked = wanted(tiny("llama"), quant_type="nf4", lora_r=2048, optim="paged_adamw_8bit")
+    model, _ = quantize.load(asked, GPU)
+    adapters.adapt(model, asked)
+    it = steps.trainee(model, asked, 4)
+    batch = encoding.collate(examples(4))
+
+    losses = [steps.take(it, [batch]).item() for _ in range(4)]
+
+    states = [value for state in it.optimizer.state.values() for value in state.values()]
+    assert any(getattr(value, "is_paged", False) for value in states)
+    assert all(math.isfinite(loss) for loss in losses)
+    assert losses[-1] < losses[0]
+
+
+def test_losses_on_a_gpu_are_those_on_a_cpu(tiny: Callable[[str], Path]) -> None:
+    given: dict[str, Any] = {"quant_type": "nf4", "optim": "adamw_torch", "execution": "eager"}
+
+    on_gpu = run(tiny("llama"), examples(40), device=GPU, **given).losses
+    on_cpu = run(tiny("llama"), examples(40), **given).losses
+
+    np.testing.assert_allclose(on_gpu, on_cpu, rtol=0.02)
+
+
+# CUDA graphs ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"quant_type": "nf4", "optim": "paged_adamw_8bit"},
+        {"quant_type": "nf4", "optim": "adamw_torch_fused"},
+        {"quant_type": "none", "optim": "adamw_torch_fused", "gradient_accumulation_steps": 2},
+        {"quant_type": "fp4", "optim": "adamw_8bit", "max_grad_norm": 0.1, "lr_scheduler_type": "cosine"},
+    ],
+    ids=str,
+)
+def test_a_graph_takes_the_losses_of_eager_steps(tiny: Callable[[str], Path], given: dict[str, Any]) -> None:
+    data = examples(150)  # epochs end in a smaller batch
+
+    eager = run(tiny("qwen2"), data, device=GPU, max_steps=60, execution="eager", **given)
+    graph = run(tiny("qwen2"), data, device=GPU, max_steps=60, execution="cuda_graph", **given)
+
+    assert (eager.execution, graph.execution, graph.warnings) == ("eager", "cuda_graph", ())
+    assert len(graph.losses) == 60
+    # Optimizers with 8-bit states amplify the last bits, in which kernels of padded batches differ.
+    alike = 25 if "8bit" in given["optim"] else 60
+    np.testing.assert_allclose(graph.losses[:alike], eager.losses[:alike], rtol=5e-3)
+    assert np.mean(graph.losses[-20:]) == pytest.approx(np.mean(eager.losses[-20:]), rel=0.05)
+
+
+@pytest.mark.parametrize("optim", ["paged_adamw_8bit", "adamw_torch_fused"])
+def test_a_graph_in_16_bits_learns_like_eager_steps(tiny: Callable[[str], Path], optim: str, dtype: str) -> None:
+    given: dict[str, Any] = {"quant_type": "nf4", "optim": optim, "compute_dtype": dtype, "load_dtype": dtype}
+    data = examples(32)
+
+    eager = run(tiny("qwen2"), data, device=GPU, max_steps=60, execution="eager", **given)
+    graph = run(tiny("qwen2"), data, device=GPU, max_steps=60, execution="cuda_graph", **given)
+
+    assert (graph.execution, graph.warnings) == ("cuda_graph", ())
+    assert graph.losses[-1] < 0.5 * graph.losses[0]
+    np.testing.assert_allclose(graph.losses[:25], eager.losses[:25], rtol=0.05)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_step_that_cannot_be_captured_is_taken_eagerly_as_if_nothing_had_been_tried(
+    tiny: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, checkpointing: bool
+) -> None:
+    given: dict[str, Any] = {"quant_type": "nf4", "optim": "adamw_torch_fused", "gradient_checkpointing": checkpointing}
+    data = examples(40)
+    eager = run(tiny("llama"), data, device=GPU, max_steps=40, execution="eager", **given)
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise RuntimeError("operation not permitted when stream is capturing\nand more")
+
+    monkeypatch.setattr(graphs.torch.cuda, "graph", refuse)
+    graph = run(tiny("llama"), data, device=GPU, max_steps=40, execution="cuda_graph", **given)
+
+    assert graph.execution == "eager"
+    assert [warning.partition(": ")[2] for warning in graph.warnings] == [
+        "operation not permitted when stream is capturing"
+    ]
+    np.testing.assert_allclose(graph.losses, eager.losses, rtol=1e-3)
+
+
+def test_a_real_capture_with_checkpointing_ends_in_one_way_or_the_other_with_the_right_losses(
+    tiny: Callable[[str], Path],
+) -> None:
+    given: dict[str, Any] = {"quant_type": "nf4", "optim": "adamw_torch_fused", "gradient_checkpointing": True}
+    data = examples(40)
+
+    eager = run(tiny("llama"), data, device=GPU, max_steps=40, execution="eager", **given)
+    graph = run(tiny("llama"), data, device=GPU, max_steps=40, execution="cuda_graph", **given)
+
+    assert graph.execution == "cuda_graph" or graph.warnings
+    np.testing.assert_allclose(graph.losses, eager.losses, rtol=5e-3)
+
+
+def test_auto_reads_both_meters(tiny: Callable[[str], Path]) -> None:
+    done = run(tiny("llama"), examples(40), device=GPU, max_steps=60, execution="auto", quant_type="nf4")
+
+    assert done.gpu_busy_share is None or 0 < done.gpu_busy_share <= 1
+    assert len(done.eager) == 15
+    assert all(step.seconds > 0 for step in (*done.eager, *done.steady))
+
+
+# Memory ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize("name", ["llama", "qwen2", "odd"])
+def test_stored_bytes_are_all_the_tensors_there_are(
+    tiny: Callable[[str], Path], name: str, kind: dict[str, Any]
+) -> None:
+    model = load(tiny(name), GPU, compute_dtype="float16", **kind)
+
+    found = storage.stored(model)
+
+    assert found["stored_bytes"] == distinct_bytes(model)
+    if "nf4" in kind.values() or "fp4" in kind.values():
+        blocks = [math.ceil(m.in_features * m.out_features / 64) for m in quantize.linear4bit(model)]
+        nested = sum(n + 4 * math.ceil(n / 256) + 64 + 1024 + 4 for n in blocks)
+        plain = sum(4 * n + 64 for n in blocks)
+        assert found["quant_state_bytes"] == (plain if kind.get("double_quant") is False else nested)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_stored_bytes_are_what_the_allocator_gave(kind: dict[str, Any]) -> None:
+    asked = parameters(model="smollm2-135m", weights="random", compute_dtype="float16", **kind)
+    gc.collect()
+    before = torch.cuda.memory_allocated(GPU)
+
+    model, _ = quantize.load(asked, GPU)
+
+    gc.collect()
+    allocated = torch.cuda.memory_allocated(GPU) - before
+    stored = storage.stored(model)["stored_bytes"]
+    tensors = sum(1 for tensor in tensors_within(model) if tensor.is_cuda)
+    assert stored <= allocated <= stored + ROUNDING * tensors + 2 * MB
+    quantize.verify(model, asked)
+
+
+def test_int8_stores_the_same_before_and_after_a_forward(tiny: Callable[[str], Path]) -> None:
+    model = load(tiny("qwen2"), GPU, quant_type="int8", compute_dtype="float16")
+    before = storage.stored(model)
+
+    with torch.inference_mode():
+        model(input_ids=torch.arange(2, 30, device=GPU)[None])
+
+    assert storage.stored(model) == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("nested", "stored_bytes"), [(False, 5_851_143_936), (True, 5_547_065_616)])
+def test_a_7b_shape_has_the_published_footprint_and_the_bytes_it_hides(nested: bool, stored_bytes: int) -> None:
+    if torch.cuda.mem_get_info(GPU)[0] < 12 * GB:
+        pytest.skip("needs 12 GB of free GPU memory")
+    given = {"quant_type": "nf4", "double_quant": nested, "compute_dtype": "float16"}
+
+    model, _ = quantize.load(parameters(model="qwen2.5-7b", weights="random", **given), GPU)
+
+    assert model.get_memory_footprint() == 5_443_300_864
+    assert storage.stored(model)["stored_bytes"] == stored_bytes
+    assert storage.counts(model) == {
+        "parameters_count": 7_615_616_512,
+        "quantized_parameters_count": 6_525_288_448,
+        "quantized_modules_count": 196,
+    }
+
+
+def test_peaks_are_those_of_a_phase() -> None:
+    meters.reset_peaks(GPU)
+    block = torch.empty(256 * MB, dtype=torch.uint8, device=GPU)
+    del block
+    first = meters.peaks(GPU)
+    torch.cuda.empty_cache()
+
+    meters.reset_peaks(GPU)
+    second = meters.peaks(GPU)
+
+    for name in ("peak_allocated_bytes", "peak_requested_bytes"):  # reserved memory is the allocator's to keep
+        assert first[name] >= 256 * MB
+        assert second[name] <= first[name] - 250 * MB
+
+
+def test_every_measure_of_a_cell_on_a_gpu_is_sent_and_documented(tiny: Callable[[str], Path]) -> None:
+    end = cell(tiny("qwen2"), train_examples=48, eval_examples=24)
+
+    measures, names = end["measures"], {measure.name for measure in MEASURES}
+    assert (end["status"], end["message"]) == ("ok", None)
+    assert set(measures) <= names
+    assert names - set(measures) <= {"cap_bytes"}
+    # NVML may not know this process by its number, and the profiler may see no kernels.
+    assert {name for name, value in measures.items() if value is None} <= {"outside_torch_bytes", "gpu_busy_share"}
+    assert measures["load_peak_allocated_bytes"] >= measures["stored_bytes"]
+    assert measures["train_peak_allocated_bytes"] >= measures["stored_bytes"] + measures["adapter_bytes"]
+    for span in ("load", "score", "train"):
+        assert measures[f"{span}_peak_requested_bytes"] <= measures[f"{span}_peak_allocated_bytes"]
+        assert measures[f"{span}_peak_allocated_bytes"] <= measures[f"{span}_peak_reserved_bytes"]
+    assert {"gpu_name", "gpu_memory_bytes", "compute_capability", "cuda_version"} <= set(end["environment"])
+
+
+def test_checkpointing_lowers_the_peak_of_training() -> None:
+    given = {"weights": "random", "quant_type": "nf4", "max_length": 256, "batch_size": 16, "max_steps": 3}
+    given["execution"] = "eager"
+
+    kept = cell("smollm2-135m", **given)["measures"]["train_peak_allocated_bytes"]
+    gc.collect()
+    recomputed = cell("smollm2-135m", gradient_checkpointing=True, **given)["measures"]["train_peak_allocated_bytes"]
+
+    assert recomputed < 0.7 * kept
+
+
+# A smaller card -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "phase"),
+    [
+        # 3.1 GB of weights; and 0.3 GB of weights with far more than 4 GB of activations.
+        ({"model": "qwen2.5-1.5b", "vram_limit": "2.5GB"}, "load"),
+        ({"model": "smollm2-135m", "vram_limit": "4GB", "batch_size": 128, "max_length": 1024}, "train"),
+    ],
+    ids=["load", "train"],
+)
+def test_what_does_not_fit_a_smaller_card_ends_as_oom_in_its_phase(given: dict[str, Any], phase: str) -> None:
+    asked = request(given.pop("model"), weights="random", quant_type="none", max_steps=4, **given)
+
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.cell"],
+        input=asked.to_json(),
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "QLORA_BENCH_PARENT": str(os.getpid())},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+    end = json.loads(done.stdout.splitlines()[-1])
+    assert (end["kind"], end["status"], end["phase"]) == ("end", "oom", phase), done.stderr[-2000:]
+    assert end["hint"]
+    assert 0 < end["measures"]["cap_bytes"] < 4 * GB
+    assert end["measures"][f"{phase}_peak_reserved_bytes"] <= end["measures"]["cap_bytes"]
+    assert end["peak_allocated_bytes"] > 0
+
+
+@pytest.mark.parametrize(
+    ("limit", "message"), [("900GB", "vram_limit is 900.00 GB, and"), ("1MB", "and CUDA alone takes more")]
+)
+def test_a_card_that_cannot_be_played_is_refused(limit: str, message: str) -> None:
+    end = cell("smollm2-135m", weights="random", vram_limit=limit)
+
+    assert (end["status"], end["phase"]) == ("invalid", "start")
+    assert message in end["message"]
+
+
+# Scoring --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("padded", [True, False], ids=["padded", "unpadded"])
+@pytest.mark.parametrize(
+    ("name", "attention"),
+    [
+        ("llama", "sdpa"),
+        ("llama", "eager"),
+        ("qwen2", "sdpa"),
+        ("gpt_neox", "sdpa"),
+        ("gemma2", "eager"),
+        ("odd", "sdpa"),
+    ],
+)
+def test_one_forward_gives_what_a_forward_per_label_gives(
+    tiny: Callable[[str], Path], name: str, attention: str, padded: bool
+) -> None:
+    model = load(tiny(name), GPU, attn_implementation=attention)
+
+    found = scoring.score(model, prompts(padded), trie.build(labels()))
+
+    np.testing.assert_allclose(found.log_likelihoods, plain_scores(model, prompts(padded), labels()), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["float16", "float32"])
+def test_a_large_vocabulary_stays_within_2_gb(kind: str) -> None:
+    shape = config("qwen2", vocab_size=152_064)
+    model = AutoModelForCausalLM.from_config(shape).eval().to(GPU, getattr(torch, kind))
+    random = torch.Generator().manual_seed(0)
+    many = [(*torch.randint(9, 400, (3,), generator=random).tolist(), label, 0) for label in range(77)]
+    texts = [tuple(range(length, 0, -1)) for length in range(20, 52)]
+    gc.collect()
+    meters.reset_peaks(GPU)
+    before = torch.cuda.memory_allocated(GPU)
+
+    scores = scoring.score(model, texts, trie.build(many))
+
+    assert scores.log_likelihoods.shape == (32, 77)
+    assert np.isfinite(scores.log_likelihoods).all()
+    assert torch.cuda.max_memory_allocated(GPU) - before < 2 * GB
+
+
+def test_a_batch_moves_whole() -> None:
+    batch = encoding.collate(examples(3))
+
+    moved = move(batch, GPU)
+
+    assert all(tensor.is_cuda for tensor in (moved.input_ids, moved.positions, moved.targets))
+    assert torch.equal(moved.input_ids.cpu(), batch.input_ids)
+    assert (moved.real_tokens, moved.loss_tokens) == (batch.real_tokens, batch.loss_tokens)

