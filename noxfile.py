@@ -44,7 +44,7 @@ def bench(session: nox.Session) -> None:
     install(session)
     arguments = list(session.posargs)
     if not any(argument.endswith((".yaml", ".yml")) for argument in arguments):
-        gpu = session.run(python(session), "-c", HAS_CUDA, silent=True).strip().splitlines()[-1:]
+        gpu = session.run(python(session), "-c", HAS_CUDA, silent=True, log=False).strip().splitlines()[-1:]
         matrix, why = ("default", f"CUDA is there ({gpu[0]})") if gpu else ("cpu", "there is no CUDA GPU")
         session.log(f"matrices/{matrix}.yaml, since {why}")
         arguments.insert(0, f"matrices/{matrix}.yaml")

@@ -10,6 +10,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 CACHES = pytest.StashKey[Path]()
@@ -31,6 +32,9 @@ def pytest_configure(config: pytest.Config) -> None:
         "TRITON_CACHE_DIR": str(root / "triton"),
         "XDG_CACHE_HOME": str(root / "xdg"),
     }
+    # How long an example takes says more about what else the machine does than about the code.
+    hypothesis.settings.register_profile("unhurried", deadline=None)
+    hypothesis.settings.load_profile("unhurried")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

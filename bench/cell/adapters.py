@@ -30,7 +30,7 @@ def adapt(model: PreTrainedModel, parameters: Parameters) -> PeftModel:
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     if parameters.gradient_checkpointing:
         # Random numbers need keeping only where there are any, and a CUDA graph cannot keep them.
-        keep = parameters.lora_dropout > 0
+        keep = parameters.lora_dropout > 0 or drops_out(model)
         model.gradient_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": keep})
     config = LoraConfig(
         task_type="CAUSAL_LM",
@@ -74,6 +74,12 @@ def target_names(model: PreTrainedModel, target: str | tuple[str, ...]) -> list[
             f"list names instead, of {endings}",
         )
     return chosen
+
+
+def drops_out(model: PreTrainedModel) -> bool:
+    """Whether the base itself has dropout, in layers of its own or inside its attention, as GPT-2 and OPT do."""
+    rates = [module.p for module in model.modules() if isinstance(module, nn.Dropout)]
+    return any(rates) or bool(getattr(model.config.get_text_config(), "attention_dropout", 0.0))
 
 
 def trainable(model: nn.Module) -> list[nn.Parameter]:

@@ -108,9 +108,10 @@ def packaged_checkpoint(cache_dir: Path) -> Path:
     folder = cache_dir / f"{PACKAGED_MODEL}-{PACKAGED_SHA256[:12]}"
     cache_dir.mkdir(parents=True, exist_ok=True)
     with _exclusive(cache_dir / f"{folder.name}.lock"):
+        for half_made in cache_dir.glob(f"{folder.name}.*/"):  # by a process that was killed
+            shutil.rmtree(half_made, ignore_errors=True)
         if not _is_intact(folder):
-            for left_behind in (folder, *cache_dir.glob(f"{folder.name}.*/")):
-                shutil.rmtree(left_behind, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
             temporary = Path(tempfile.mkdtemp(dir=cache_dir, prefix=f"{folder.name}."))
             try:
                 _dequantize(gguf, temporary)

@@ -28,11 +28,8 @@ def words(given: dict[str, Any]) -> str:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kind", KINDS, ids=words)
-@pytest.mark.parametrize("name", ["llama", "qwen2"])
-def test_every_setting_is_loaded_and_read_back(
-    tiny: Callable[[str], Path], name: str, kind: dict[str, Any], dtype: str
-) -> None:
-    asked = parameters(model=str(tiny(name)), compute_dtype=dtype, load_dtype="float32", **kind)
+def test_every_setting_is_loaded_and_read_back(tiny: Callable[[str], Path], kind: dict[str, Any], dtype: str) -> None:
+    asked = parameters(model=str(tiny("qwen2")), compute_dtype=dtype, load_dtype="float32", **kind)
 
     model, _ = quantize.load(asked, CPU)
 

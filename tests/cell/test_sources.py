@@ -116,7 +116,6 @@ def test_an_attention_kernel_that_is_not_there_is_refused(tiny: Callable[[str], 
     given = {"attn_implementation": "flash_attention_2", "compute_dtype": "bfloat16"}
 
     assert "FlashAttention2" in str(refusal(model=str(tiny("llama")), **given))
-    assert "does not support an attention implementation" in str(refusal(model=str(tiny("gemma2"))))
 
 
 def test_a_model_that_is_already_quantized_is_refused(tmp_path: Path) -> None:
@@ -255,13 +254,14 @@ def test_cells_that_start_together_dequantize_once(package: list[int], tmp_path:
 
 def test_what_a_killed_process_left_half_made_is_cleared_away(package: list[int], tmp_path: Path) -> None:
     folder = sources.packaged_checkpoint(tmp_path / "cache")
-    half_made = folder.rename(f"{folder}.abc123")
+    half_made = folder.with_name(f"{folder.name}.abc123")
+    half_made.mkdir()
     (half_made / "model.safetensors").write_bytes(b"half")
 
     sources.packaged_checkpoint(tmp_path / "cache")
 
     assert not half_made.exists()
-    assert len(package) == 2
+    assert len(package) == 1
 
 
 def test_a_package_that_is_not_installed_is_refused_with_the_command_that_installs_it(

@@ -78,16 +78,26 @@ def test_unquantized_parameters_are_counted_once_in_their_dtype(
 
 @pytest.mark.parametrize("kind", KINDS, ids=words)
 @pytest.mark.parametrize("name", [*NAMES, "gpt2"])
-def test_the_components_add_up_to_all_the_memory_there_is(
+def test_components_add_up_to_all_the_memory_and_counts_to_all_the_parameters(
     tiny: Callable[[str], Path], name: str, kind: dict[str, Any]
 ) -> None:
-    model = load(tiny(name), compute_dtype="bfloat16", **kind)
+    model, plain = load(tiny(name), compute_dtype="bfloat16", **kind), load(tiny(name))
 
     found = storage.stored(model)
 
     components = ("packed_bytes", "quant_state_bytes", "unquantized_bytes", "buffer_bytes")
     assert found["stored_bytes"] == sum(found[component] for component in components)
     assert found["stored_bytes"] == distinct_bytes(model)
+    counts = storage.counts(model)
+    assert counts["parameters_count"] == sum(p.numel() for p in plain.parameters())
+    quantized = [
+        name for name, module in model.named_modules() if isinstance(module, bnb.nn.Linear4bit | bnb.nn.Linear8bitLt)
+    ]
+    assert len(quantized) == (0 if kind["quant_type"] == "none" else 8 if name == "gpt2" else 14)
+    assert counts["quantized_modules_count"] == len(quantized)
+    assert counts["quantized_parameters_count"] == sum(
+        plain.get_parameter(f"{name}.weight").numel() for name in quantized
+    )
 
 
 def test_int8_stores_a_byte_a_weight_and_a_scale_a_row_before_and_after_a_forward(tiny: Callable[[str], Path]) -> None:
@@ -120,24 +130,3 @@ def test_the_footprint_misses_what_double_quantization_saves(tiny: Callable[[str
     assert storage.stored(plain)["stored_bytes"] > plain.get_memory_footprint()
     # Here the nested codes, one a layer, cost more than they save; it takes a large model to gain.
     assert storage.stored(plain)["stored_bytes"] != storage.stored(nested)["stored_bytes"]
-
-
-@pytest.mark.parametrize("kind", KINDS, ids=words)
-@pytest.mark.parametrize("name", [*NAMES, "gpt2"])
-def test_parameters_are_counted_as_numbers_whatever_holds_them(
-    tiny: Callable[[str], Path], name: str, kind: dict[str, Any]
-) -> None:
-    model, plain = load(tiny(name), **kind), load(tiny(name))
-
-    found = storage.counts(model)
-
-    assert found["parameters_count"] == sum(p.numel() for p in plain.parameters())
-    if kind["quant_type"] == "none":
-        assert found["quantized_parameters_count"] == found["quantized_modules_count"] == 0
-    else:
-        assert found["quantized_modules_count"] == (8 if name == "gpt2" else 14)
-        assert found["quantized_parameters_count"] == sum(
-            plain.get_parameter(f"{name}.weight").numel()
-            for name, module in model.named_modules()
-            if isinstance(module, bnb.nn.Linear4bit | bnb.nn.Linear8bitLt)
-        )

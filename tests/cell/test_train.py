@@ -226,9 +226,9 @@ def test_optimizers_are_set_up_as_transformers_does(tmp_path: Path, name: str) -
     assert settings(built) == settings(expected)
 
 
-@pytest.mark.parametrize("ratio", [0.0, 0.03, 0.1, 0.5])
+@pytest.mark.parametrize("ratio", [0.0, 0.03, 0.5])
 @pytest.mark.parametrize("kind", ["linear", "cosine", "constant", "constant_with_warmup"])
-@pytest.mark.parametrize("count", [1, 7, 313])
+@pytest.mark.parametrize("count", [1, 313])
 def test_schedules_are_those_of_transformers(tmp_path: Path, kind: str, ratio: float, count: int) -> None:
     arguments = TrainingArguments(
         output_dir=str(tmp_path), lr_scheduler_type=kind, learning_rate=3e-4, use_cpu=True, warmup_steps=ratio
