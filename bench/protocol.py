@@ -15,7 +15,8 @@ that the run knows the last peak of a worker that was killed.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
@@ -60,6 +61,17 @@ class Measure:
     about: str
 
 
+def finite(value: Any) -> Any:
+    """Return a value as JSON can hold it: null for NaN and infinities, which JSON does not have."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(name): finite(item) for name, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [finite(item) for item in value]
+    return value
+
+
 MEASURES: tuple[Measure, ...] = (
     # Storage, after load and verify, before adapters; exact, from the tensors themselves.
     Measure("footprint_bytes", "model.get_memory_footprint(): parameters and buffers, blind to quantization state"),
@@ -75,7 +87,7 @@ MEASURES: tuple[Measure, ...] = (
     Measure("trainable_parameters_count", "parameters that training changes"),
     # Memory at the highest point of a phase; torch's counters exist on CUDA only.
     *(
-        Measure(f"{phase}_peak_{counter}_bytes", f"{text}, highest in phase {phase}")
+        Measure(f"{phase}_peak_{counter}_bytes", f"{text}, highest in phase {phase} (in training: of eager steps)")
         for phase in ("load", "score", "train")
         for counter, text in (
             ("allocated", "bytes in live tensors"),
@@ -88,6 +100,7 @@ MEASURES: tuple[Measure, ...] = (
     Measure("cap_bytes", "the cap that vram_limit put on torch's allocator"),
     # Training.
     Measure("steps_count", "optimizer steps taken"),
+    Measure("skipped_steps_count", "optimizer steps left out, since their float16 gradients overflowed"),
     Measure("timed_steps_count", "optimizer steps timed, warm-up excluded"),
     Measure("eager_step_p50_s", "median wall time of the first steps, taken eagerly whatever the execution"),
     Measure("tokens_per_s_eager", "real tokens of the eager steps over their time"),
@@ -96,7 +109,7 @@ MEASURES: tuple[Measure, ...] = (
     Measure("step_p95_s", "95th percentile of the wall time of an optimizer step"),
     Measure("step_iqr_s", "interquartile range of the wall time of an optimizer step"),
     Measure("tokens_per_s", "real (unpadded) tokens of the timed steps over their time"),
-    Measure("padded_tokens_per_s", "tokens including padding, over the same time"),
+    Measure("padded_tokens_per_s", "tokens including the padding of the batches, over the same time"),
     Measure("loss_tokens_per_s", "tokens that carry loss, over the same time"),
     Measure("examples_per_s", "examples of the timed steps over their time"),
     Measure("train_loss_first", "mean loss of the first tenth of the steps, nats per loss-bearing token"),

@@ -110,6 +110,7 @@ def test_mistakes_are_told_all_at_once_and_nothing_is_written(tmp_path):
     ("arguments", "words"),
     [
         (["--seeds", "one"], "--seeds"),
+        (["--seeds", "0-4294967295"], "4,294,967,296 seeds"),
         (["-k", "nf4 and ("], "-k"),
         (["-k", "nf5"], "nf5"),
         (["--gpus", "7"], "GPU 7 does not exist"),
@@ -121,6 +122,13 @@ def test_a_wrong_option_exits_with_2_and_writes_nothing(tmp_path, arguments, wor
     assert done.returncode == 2
     assert words in done.stderr
     assert "Traceback" not in done.stderr
+    assert not (tmp_path / "results").exists()
+
+
+def test_two_matrices_of_one_name_are_refused_since_they_would_share_a_folder(tmp_path):
+    done = bench("run", "matrices/cpu.yaml", "matrices/cpu.yaml", "--results", tmp_path / "results")
+    assert done.returncode == 2
+    assert "two matrices have the name cpu" in done.stderr
     assert not (tmp_path / "results").exists()
 
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import ctypes
 import json
-import math
 import os
 import signal
 import sys
 from typing import Any
+
+from bench.protocol import Request, finite
 
 PR_SET_PDEATHSIG = 1  # from <sys/prctl.h>
 
@@ -23,9 +24,7 @@ def main() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
     def send(message: dict[str, Any]) -> None:
-        channel.write(json.dumps(_finite(message), allow_nan=False) + "\n")
-
-    from bench.protocol import Request
+        channel.write(json.dumps(finite(message), allow_nan=False) + "\n")
 
     request = Request.from_json(sys.stdin.read())
     from bench.cell.worker import work
@@ -39,13 +38,6 @@ def _die_with(parent: str | None) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != int(parent):
             sys.exit("the run that started this worker has ended")
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN and no infinity: what is not finite is null."""
-    if isinstance(value, dict):
-        return {name: _finite(item) for name, item in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Training steps as CUDA graphs: the launches of a step are recorded once and replayed, so that Python costs nothing.
 
 A graph has fixed shapes, so batches are padded to one of a few lengths, each with a graph of its own. The padding
-stands behind the last real token and bears no loss, so it changes no gradient.
+stands behind the last real token and bears no loss, so it changes no gradient (int8, whose layers look at all rows of
+a batch, cannot be captured in the first place).
 """
 
 from __future__ import annotations

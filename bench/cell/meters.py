@@ -157,16 +157,27 @@ def outside_torch_bytes(device: torch.device) -> int | None:
     """
     if device.type != "cuda":
         return None
+    processes = _ask_nvml(device, "nvmlDeviceGetComputeRunningProcesses") or ()
+    mine = next((process.usedGpuMemory for process in processes if process.pid == os.getpid()), None)
+    return None if mine is None else mine - torch.cuda.memory_reserved(device)
+
+
+def card_bytes(device: torch.device) -> int:
+    """Return the memory of the card, by NVML as in the list of cards; torch counts what the driver keeps as missing."""
+    memory = _ask_nvml(device, "nvmlDeviceGetMemoryInfo")
+    return int(memory.total if memory else torch.cuda.get_device_properties(device).total_memory)
+
+
+def _ask_nvml(device: torch.device, question: str) -> Any:
+    """Return NVML's answer about a GPU, or None where there is none."""
     import pynvml
 
     try:
         pynvml.nvmlInit()
         handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
-        used = {p.pid: p.usedGpuMemory for p in pynvml.nvmlDeviceGetComputeRunningProcesses(handle)}
+        return getattr(pynvml, question)(handle)
     except pynvml.NVMLError:
         return None
-    mine = used.get(os.getpid())
-    return None if mine is None else mine - torch.cuda.memory_reserved(device)
 
 
 def cap_memory(limit_bytes: int, device: torch.device) -> int:
@@ -185,5 +196,6 @@ def cap_memory(limit_bytes: int, device: torch.device) -> int:
         outside = total - free - torch.cuda.memory_reserved(device)
     cap = limit_bytes - outside
     if cap > 0:
-        torch.cuda.set_per_process_memory_fraction(cap / torch.cuda.get_device_properties(device).total_memory, device)
+        share = cap / torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(share, 1.0), device)
     return cap

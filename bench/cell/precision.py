@@ -29,7 +29,8 @@ def check_supported(parameters: Parameters, device: torch.device) -> None:
     """Refuse dtypes that would not run, or whose speed would say nothing about the card.
 
     Raises:
-        Invalid: torch sees no GPU, the card only emulates bfloat16, or autocast would meet the other 16-bit dtype.
+        Invalid: torch sees no GPU, the card only emulates bfloat16, autocast would meet the other 16-bit dtype, or
+            nothing would compute in float32.
     """
     if device.type == "cuda" and not torch.cuda.is_available():
         raise Invalid("the cell is to run on a GPU, and torch sees none", "install torch with CUDA (pytorch.org)")
@@ -39,6 +40,11 @@ def check_supported(parameters: Parameters, device: torch.device) -> None:
         raise Invalid(
             f"autocast to {parameters.compute_dtype} cannot mix with parameters in {parameters.load_dtype}",
             "set load_dtype as compute_dtype, or to float32",
+        )
+    if parameters.compute_dtype == "float32" != parameters.load_dtype and not parameters.quantized:
+        raise Invalid(
+            f"float32 products cannot be had from unquantized weights in {parameters.load_dtype}",
+            "set load_dtype: float32",
         )
     if device.type == "cuda" and "bfloat16" in dtypes and not torch.cuda.is_bf16_supported(including_emulation=False):
         name = torch.cuda.get_device_name(device)

@@ -2,7 +2,8 @@
 
 The label trie is appended to each prompt. A node sees the prompt and its ancestors, and stands at the position it
 would have if its label were written out, so a causal model computes for it what it would compute in a forward of that
-label alone (the tree attention of SpecInfer, Miao et al. 2024). One forward then serves all labels of a batch.
+label alone (the tree attention of SpecInfer, Miao et al. 2024). One forward then serves all labels of a batch. The
+exception is int8, whose layers choose outlier columns over everything in a forward.
 """
 
 from __future__ import annotations

@@ -75,6 +75,12 @@ def find(parameters: Parameters, cache_dir: Path | None, device: torch.device, d
         raise Invalid(f"model {parameters.model!r} cannot be loaded: {first_line(error)}", WHAT_A_MODEL_IS) from error
 
 
+def prepare(parameters: Parameters, cache_dir: Path | None) -> None:
+    """Make the packaged model's checkpoint, if the cell needs it, before the time to load it is taken."""
+    if parameters.model == PACKAGED_MODEL and parameters.weights == "pretrained":
+        packaged_checkpoint(cache_dir or default_cache_dir())
+
+
 def place(model: str) -> str:
     """Return the folder that `model` names, or `model` itself where it is a hub id or a short name.
 

@@ -19,7 +19,7 @@ SHIPPED = ("intents",)
 HUB_TASKS = {"banking77": "mteb/banking77"}
 PARTS = ("train", "test")
 TEXT_COLUMNS = ("text",)
-LABEL_COLUMNS = ("label", "category", "label_text", "intent")
+LABEL_COLUMNS = ("label_text", "label", "category", "intent")  # the hub's own `label` is a number
 
 
 @dataclass(frozen=True)
@@ -122,6 +122,7 @@ def read_csv(path: Path) -> tuple[Example, ...]:
     Raises:
         Invalid: the file, a column or a label is missing, or the file is not UTF-8.
     """
+    csv.field_size_limit(2**31 - 1)  # a text may be long; it is cut where it is tokenized
     reader = csv.DictReader(io.StringIO(_read_text(path), newline=""), strict=True)
     try:
         columns = reader.fieldnames or []

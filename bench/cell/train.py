@@ -39,10 +39,12 @@ class Training:
     losses: of each step, nats per loss-bearing token.
     eager: meter readings of the first steps, taken eagerly.
     steady: meter readings of the execution that the run settled on; where that is eager, of all steps.
+    skipped: steps that the loss scaler left out, since their float16 gradients overflowed.
     gpu_busy_share: kernel time over wall time of an eager step; None where no profiler tells.
     """
 
     losses: tuple[float, ...]
+    skipped: int
     eager: tuple[Step, ...]
     steady: tuple[Step, ...]
     execution: Execution
@@ -71,7 +73,7 @@ def train(
         eager_done: called before a graph is captured, when memory has seen all that an eager run would show it.
 
     Raises:
-        Diverged: a loss is not finite.
+        Diverged: a loss is not finite, or every step overflowed.
         Invalid: the cell asks for a CUDA graph without CUDA.
     """
     it = steps.trainee(model, parameters, count)
@@ -110,8 +112,12 @@ def train(
     settled = steady if replay else eager
     _run(replay.take if replay else eagerly, left, losses, settled)
     losses.check()
+    skipped = count - it.schedule.last_epoch
+    if skipped == count:
+        raise Diverged(f"the float16 gradients of all {count} steps overflowed, and no step was taken")
     return Training(
         tuple(losses.values.tolist()),
+        skipped,
         eager.readings()[:first],
         settled.readings(),
         "cuda_graph" if replay else "eager",

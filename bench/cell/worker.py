@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, set_seed
 
-from bench.cell import adapters, encoding, heads, meters, precision, quantize, scoring, storage, trie
+from bench.cell import adapters, encoding, heads, meters, precision, quantize, scoring, sources, storage, trie
 from bench.cell.devices import synchronize
 from bench.cell.encoding import TokenizedExample
 from bench.cell.failures import Diverged, Invalid, describe
@@ -57,7 +57,10 @@ class Report:
     last_progress_s: float = 0.0
 
     def message(self, kind: str, **content: Any) -> None:
-        peak = meters.peaks(self.device)["peak_allocated_bytes"]
+        frozen = self.phase in self.frozen
+        peak = (
+            self.measures["train_peak_allocated_bytes"] if frozen else meters.peaks(self.device)["peak_allocated_bytes"]
+        )
         self.send({"kind": kind, "phase": self.phase, "peak_allocated_bytes": peak, **content})
 
     def progress(self, done: int, total: int) -> None:
@@ -115,10 +118,15 @@ def run_cell(request: Request, report: Report) -> None:
     precision.check_supported(parameters, device)
     if parameters.vram_limit is not None:
         measures["cap_bytes"] = cap(parameters.vram_limit, device)
+    data_dir, cache_dir = (Path(folder) if folder else None for folder in (request.data_dir, request.cache_dir))
+    sources.prepare(parameters, cache_dir)
+    task = None
+    if parameters.weights == "pretrained":
+        task = load_task(parameters.task, data_dir, parameters.train_examples, parameters.eval_examples)
+        report.provenance["task_sha256"] = task.sha256
     set_seed(request.seed)
 
     with report.during("load"):
-        cache_dir = Path(request.cache_dir) if request.cache_dir else None
         model, tokenizer = quantize.load(parameters, device, cache_dir)
     with report.during("verify"):
         quantize.verify(model, parameters)
@@ -126,13 +134,12 @@ def run_cell(request: Request, report: Report) -> None:
         measures["footprint_bytes"] = model.get_memory_footprint()
         measures.update(storage.stored(model), **storage.counts(model))
 
+    if parameters.quant_type == "int8":
+        report.warnings.append("int8 layers compute in float16, whatever compute_dtype says")
     quality = None
-    if tokenizer is None:
+    if task is None or tokenizer is None:
         examples = encoding.synthetic_examples(model.config.get_text_config().vocab_size, parameters.max_length)
     else:
-        data_dir = Path(request.data_dir) if request.data_dir else None
-        task = load_task(parameters.task, data_dir, parameters.train_examples, parameters.eval_examples)
-        report.provenance["task_sha256"] = task.sha256
         label_tokens = encoding.encode_labels(tokenizer, task.labels)
         examples = encoding.encode_examples(tokenizer, task.train, task.labels, label_tokens, parameters.max_length)
         tests = encoding.encode_examples(tokenizer, task.test, task.labels, label_tokens, parameters.max_length)
@@ -189,10 +196,13 @@ def train_cell(
     done = train(model, batches, parameters, survey, count, report.progress, lambda: report.freeze_peaks("train"))
     report.provenance["execution_used"] = done.execution
     report.warnings += done.warnings
+    if done.skipped:
+        report.warnings.append(f"{done.skipped} of {count} steps overflowed in float16 and were left out")
     tenth = max(1, len(done.losses) // 10)
     eager = meters.throughput(done.eager)
     return {
-        "steps_count": len(done.losses),
+        "steps_count": len(done.losses) - done.skipped,
+        "skipped_steps_count": done.skipped,
         "train_loss_first": float(np.mean(done.losses[:tenth])),
         "train_loss_last": float(np.mean(done.losses[-tenth:])),
         "gpu_busy_share": done.gpu_busy_share,
@@ -211,7 +221,7 @@ def cap(vram_limit: int | str, device: torch.device) -> int:
     limit = memory_bytes(vram_limit)
     if device.type != "cuda":
         raise Invalid("vram_limit needs a CUDA GPU", "run this cell on one, or leave vram_limit out")
-    total = torch.cuda.get_device_properties(device).total_memory
+    total = meters.card_bytes(device)
     if limit > total:
         raise Invalid(
             f"vram_limit is {limit / 1e9:.2f} GB, and {torch.cuda.get_device_name(device)} has {total / 1e9:.2f} GB",

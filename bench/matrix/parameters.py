@@ -151,6 +151,12 @@ MEANINGLESS: tuple[Rule, ...] = (
         "use init_lora_weights: olora, or quant_type: none",
     ),
     Rule(
+        ("init_lora_weights", "quant_type"),
+        lambda p: p.init_lora_weights == "orthogonal" and p.quantized,
+        "init_lora_weights: orthogonal needs unquantized weights",
+        "use init_lora_weights: true, or quant_type: none",
+    ),
+    Rule(
         ("init_lora_weights", "lora_r"),
         lambda p: p.init_lora_weights == "orthogonal" and p.lora_r % 2 == 1,
         "init_lora_weights: orthogonal needs an even lora_r",

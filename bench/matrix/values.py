@@ -139,7 +139,8 @@ def _sizes(text: str) -> Iterator[str]:
 
 
 def _check_model(name: str) -> str:
-    if is_known(name) or os.path.isdir(name) or _HUB_ID.fullmatch(name):  # noqa: PTH112 - never raises, whatever the text
+    folder = os.path.expanduser(name)  # noqa: PTH111
+    if is_known(name) or os.path.isdir(folder) or _HUB_ID.fullmatch(name):  # noqa: PTH112 - never raises, whatever the text
         return name
     known = [PACKAGED_MODEL, *(shape for shape in SHAPES if shape != PACKAGED_MODEL)]
     if "/" in name or "\\" in name or name.startswith((".", "~")):
@@ -152,8 +153,9 @@ def _check_model(name: str) -> str:
 def _check_task(name: str) -> str:
     if name in TASKS:
         return name
-    if os.path.isdir(name):  # noqa: PTH112
-        missing = [file for file in TASK_FILES if not os.path.isfile(os.path.join(name, file))]  # noqa: PTH113, PTH118
+    folder = os.path.expanduser(name)  # noqa: PTH111
+    if os.path.isdir(folder):  # noqa: PTH112
+        missing = [file for file in TASK_FILES if not os.path.isfile(os.path.join(folder, file))]  # noqa: PTH113, PTH118
         if missing:
             what = f"the folder {quoted(name)} holds no {listing(missing, 'and no')}"
             raise Mistake(what, "a task is a folder with train.csv and test.csv, each with the columns text and label")

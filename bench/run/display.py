@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -55,6 +56,8 @@ class Display:
         self.progress.begin(due, kept, slots)
         if kept:
             self._print(f"{len(kept)} of {self.progress.total} runs have a result already", "dim")
+        for status, count in Counter(record.status for record in kept if record.status != "ok").items():
+            self._print(f"{count} of them ended as {status}: --retry {status} runs them again", "dim")
 
     def started(self, slot: Slot, job: Job, attempt: int) -> None:
         self.progress.start(slot, job)

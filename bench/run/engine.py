@@ -26,11 +26,13 @@ from bench.run.store import (
     ENVIRONMENT,
     LOGS,
     MATRIX,
+    PLAN,
     RECORDS,
     append_record,
     read_records,
     set_records_aside,
     write_atomically,
+    write_plan,
 )
 from bench.run.supervise import Outcome, Supervision
 
@@ -134,6 +136,7 @@ class _Desk:
         self.history = histories(contents.records)
         environment = {**self.machine, "slots": {slot.name: slot_facts(slot) for slot in slots}}
         write_atomically(self.folder / MATRIX, self.plan.matrix.text)
+        write_plan(self.folder / PLAN, self.plan.matrix)
         write_atomically(self.folder / ENVIRONMENT, json.dumps(environment, indent=2) + "\n")
 
     def work_through(self, slots: Sequence[Slot], retry: Collection[Status], stop: Callable[[], bool]) -> RunSummary:

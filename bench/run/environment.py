@@ -25,7 +25,7 @@ def machine_facts() -> dict[str, Any]:
         "python": platform.python_version(),
         "qlora_bench": __version__,
         **{name: _version(name) for name in PACKAGES},
-        "os": platform.platform(),
+        "os": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu(),
         "cores_count": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
         "ram_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
@@ -33,12 +33,11 @@ def machine_facts() -> dict[str, Any]:
 
 
 def slot_facts(slot: Slot) -> dict[str, Any]:
-    """Describe a slot's GPU: `gpu_name`, `gpu_memory_bytes`, `gpu_uuid` and `driver_version`, all null on a CPU."""
+    """Describe a slot's GPU: `gpu_name`, `gpu_memory_bytes` and `driver_version`, all null on a CPU."""
     gpu = slot.gpu
     return {
         "gpu_name": gpu and gpu.name,
         "gpu_memory_bytes": gpu and gpu.memory_bytes,
-        "gpu_uuid": gpu and gpu.uuid,
         "driver_version": gpu and gpu.driver,
     }
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
 from bench.errors import BenchError, Location, Problem
-from bench.protocol import PHASES, STATUSES, Phase, Status
+from bench.protocol import PHASES, STATUSES, Phase, Status, finite
 
 SCHEMA = 1
 
@@ -70,7 +69,7 @@ CHECKS: dict[str, Callable[[Any], bool]] = {
 
 def to_line(record: Record) -> bytes:
     """Write a record as its line, the end of line included: ASCII, the schema first, null for what is not finite."""
-    return (json.dumps(_finite({"schema": SCHEMA, **asdict(record)}), allow_nan=False) + "\n").encode()
+    return (json.dumps(finite({"schema": SCHEMA, **asdict(record)}), allow_nan=False) + "\n").encode()
 
 
 def from_line(line: bytes, where: Location | None = None) -> Record:
@@ -121,18 +120,3 @@ def histories(records: Iterable[Record]) -> dict[JobKey, list[Record]]:
     for record in records:
         groups.setdefault(record.job, []).append(record)
     return groups
-
-
-def latest(records: Iterable[Record]) -> dict[JobKey, Record]:
-    """Return the last attempt of each key and seed."""
-    return {record.job: record for record in records}
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(name): _finite(item) for name, item in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_finite(item) for item in value]
-    return value

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import count
 from pathlib import Path
 
 from bench.errors import Location
+from bench.matrix.expand import Matrix
 from bench.run.records import Record, from_line, to_line
 
 RECORDS = "records.jsonl"
 MATRIX = "matrix.yaml"
+PLAN = "plan.json"
 ENVIRONMENT = "environment.json"
 LOGS = "logs"
+
+PLAN_SCHEMA = 1
 
 
 @dataclass(frozen=True)
@@ -24,6 +30,14 @@ class Contents:
 
     records: tuple[Record, ...]
     warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """The cells of a matrix as it was last run, ids by their keys, and the id of its baseline."""
+
+    baseline: str | None
+    ids: Mapping[str, str]
 
 
 def read_records(path: Path) -> Contents:
@@ -71,6 +85,35 @@ def set_records_aside(path: Path, now: datetime) -> Path | None:
         return None
     names = (path.with_stem(f"{path.stem}-{now:%Y%m%d-%H%M%S}-{number}") for number in count(1))
     return path.rename(next(name for name in names if not name.exists()))
+
+
+def write_plan(path: Path, matrix: Matrix) -> None:
+    """Write which cells a matrix has, for those who read its records later.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    cells = [{"id": cell.id, "key": cell.key} for cell in matrix.cells]
+    plan = {"schema": PLAN_SCHEMA, "baseline": matrix.baseline, "cells": cells}
+    write_atomically(path, json.dumps(plan, indent=1) + "\n")
+
+
+def read_plan(path: Path) -> Planned | None:
+    """Read what `write_plan` wrote; None if there is no file.
+
+    Raises:
+        ValueError: it is damaged, or of another schema.
+        OSError: the file cannot be read.
+    """
+    if not path.exists():
+        return None
+    try:
+        plan = json.loads(path.read_bytes())
+        if plan["schema"] != PLAN_SCHEMA:
+            raise ValueError(f"its schema is {plan['schema']}, not {PLAN_SCHEMA}")
+        return Planned(plan["baseline"], {str(cell["key"]): str(cell["id"]) for cell in plan["cells"]})
+    except (LookupError, TypeError, RecursionError) as error:
+        raise ValueError("it holds no plan") from error
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -16,24 +16,25 @@ from bench.tables.pool import CELL, chosen, on_cpu, pool_seeds, varying
 from bench.tables.table import Column, Row, Table, entries, field, informative
 
 CONFIDENCE = 0.95
-BUSY_ENOUGH = 0.8  # a GPU that works less of a step's time waits for Python
+LAUNCH_BOUND_BELOW = 0.8  # a GPU that works less of a step's time waits for Python
 COARSE = 0.02  # an uncertainty that bears no third decimal of a macro-F1
 CHANGES = {"train_peak_bytes": "train_peak_change_percent", "tokens_per_s": "tokens_per_s_change_percent"}
 STORED = "Stored: every tensor of the loaded base, quantization state included."
 FOOTPRINT = "HF footprint: get_memory_footprint(), which does not see that state."
 CHANGE = "Δ: change against the baseline."
 RANGE = "Range: lowest to highest over seeds."
-STEP = "Step p50: median wall time of an optimizer step."
+STEP = "Step p50, p95: median and 95th percentile of the wall time of an optimizer step."
 EXECUTION = "Execution: how the steps behind tokens/s and step p50 ran."
 EAGER = "Eager: the first steps, launched one kernel at a time from Python."
 BUSY = "GPU busy: kernel time over wall time of an eager step."
 AFTER = "Macro-F1 and held-out loss (nats per label token): after training."
 ONE_RUN = "One run a cell: its spread is not known."
-SEEDS = "Figures are means over the seeds that ended ok, scored examples pooled over them."
+SEEDS = "Figures are means over the seeds that ended ok; all seeds score the same test examples."
+LONGEST = "on the eager steps' longest batch, logits for label tokens only"
 PEAKS = {
-    frozenset({False}): "Train peak: most bytes in live tensors during training.",
+    frozenset({False}): f"Train peak: most bytes in live tensors {LONGEST}.",
     frozenset({True}): "Train peak: host memory (RSS) of the whole process in training, as there was no GPU.",
-    frozenset({False, True}): "Train peak: most bytes in live tensors; on a CPU, host memory (RSS) of the process.",
+    frozenset({False, True}): f"Train peak: most bytes in live tensors {LONGEST}; on a CPU, host memory (RSS).",
 }
 NAN = float("nan")
 
@@ -41,18 +42,18 @@ NAN = float("nan")
 def cells_table(frame: pd.DataFrame) -> Table:
     """Tabulate one result, a frame of `load_results` with at least one row: a row a cell, its seeds pooled."""
     apart = incomparable(frame)
-    cells = with_changes(pool_seeds(frame), apart)
+    cells = with_changes(pool_seeds(frame), apart).reset_index()
     cells["accuracy_after_half_width"] = [
-        half_width(*counts) for counts in zip(cells["right_count"], cells["scored_count"], strict=True)
+        half_width(*shares) for shares in zip(cells["accuracy_after"], cells["scored_count"], strict=True)
     ]
     settings = varying(cells)
-    rows = cells.reset_index()[
+    rows = cells[
         [
             "matrix", *CELL, "is_baseline", *settings, "seeds_count", "ok_count", "status",
             "stored_bytes", "footprint_bytes",
             "train_peak_bytes", "train_peak_change_percent",
-            "tokens_per_s", "tokens_per_s_min", "tokens_per_s_max", "tokens_per_s_change_percent", "step_p50_s",
-            "execution_used", "tokens_per_s_eager", "gpu_busy_share",
+            "tokens_per_s", "tokens_per_s_min", "tokens_per_s_max", "tokens_per_s_change_percent", "examples_per_s",
+            "step_p50_s", "step_p95_s", "execution_used", "tokens_per_s_eager", "gpu_busy_share",
             "scored_count", "accuracy_before", "accuracy_after", "accuracy_after_half_width",
             "accuracy_after_min", "accuracy_after_max", "macro_f1_after", "heldout_loss_after",
         ]
@@ -63,26 +64,34 @@ def cells_table(frame: pd.DataFrame) -> Table:
         columns=informative(_columns(frame, rows, chosen(cells, settings)), rows),
         rows=rows,
         caption=conditions(frame),
-        notes=(*_doubts(rows, apart, _told(frame)), *warnings_of(frame)),
+        notes=(*_doubts(cells, apart, _told(frame)), *warnings_of(frame)),
     )
 
 
 def with_changes(cells: pd.DataFrame, apart: Collection[Cell]) -> pd.DataFrame:
-    """Add the changes in percent against the baseline, where both ended ok and neither is in `apart`."""
+    """Add the changes in percent against the baseline, where both ended ok and neither is in `apart`.
+
+    `ran_otherwise` tells the cells that would be compared but for their execution: a CUDA graph against eager steps
+    measures Python, so they have no change of tokens/s.
+    """
     sound = (cells["ok_count"] > 0) & ~cells.index.isin(list(apart))
-    baseline = cells[sound & cells["is_baseline"]].tail(1)
+    baseline = cells[sound & cells["is_baseline"]]
     others = sound & ~cells["is_baseline"]
     for name, change in CHANGES.items():
         against = baseline[name].item() if len(baseline) else NAN
         cells[change] = (100 * (cells[name] / against - 1)).where(others)
+    known = [*baseline["execution_used"].dropna()]
+    differs = cells["execution_used"].notna() & ~cells["execution_used"].isin(known) & bool(known)
+    cells["ran_otherwise"] = differs & cells["tokens_per_s_change_percent"].notna()
+    cells["tokens_per_s_change_percent"] = cells["tokens_per_s_change_percent"].mask(cells["ran_otherwise"])
     return cells
 
 
-def half_width(right: float, scored: float) -> float:
-    """Half the 95 % Wilson interval of a share, `right` of `scored` examples; NaN where that is none."""
-    if not (scored > 0 and 0 <= right <= scored):
+def half_width(share: float, scored: float) -> float:
+    """Half the 95 % Wilson interval of a share, from 0 to 1, of `scored` examples; NaN where that is none."""
+    if not (scored > 0 and 0 <= share <= 1):
         return NAN
-    interval = binomtest(int(right), int(scored)).proportion_ci(CONFIDENCE, method="wilson")
+    interval = binomtest(round(share * scored), int(scored)).proportion_ci(CONFIDENCE, method="wilson")
     return float(interval.high - interval.low) / 2
 
 
@@ -106,7 +115,9 @@ def _columns(frame: pd.DataFrame, rows: pd.DataFrame, settings: list[str]) -> It
         low, high = "tokens_per_s_min", "tokens_per_s_max"
         yield range_column(rows, low, high, "tokens/s\nrange", priority=8, about=RANGE)
     yield change_column("tokens_per_s_change_percent", "tokens/s\nΔ %", priority=4, about=CHANGE)
+    yield number_column(rows, "examples_per_s", "examples/s", priority=10)
     yield number_column(rows, "step_p50_s", "step p50\nms", scale=1e-3, priority=7, about=STEP)
+    yield number_column(rows, "step_p95_s", "step p95\nms", scale=1e-3, priority=10, about=STEP)
     if (rows["execution_used"] != "eager").any():
         yield Column("execution", field("execution_used"), "left", priority=8, about=EXECUTION)
         yield number_column(rows, "tokens_per_s_eager", "eager\ntokens/s", priority=7, about=EAGER)
@@ -137,7 +148,10 @@ def _is_cut_short(row: Row) -> bool:
 
 def _accuracy_column(rows: pd.DataFrame) -> Column:
     counts = [f"{int(count):,}" for count in sorted(rows["scored_count"].dropna().unique())]
-    about = f"±: half the 95 % Wilson interval of the accuracy after training, n = {listing(counts)} examples a cell."
+    mean = "; with several seeds, their mean accuracy" if rows["seeds_count"].max() > 1 else ""
+    about = (
+        f"±: half the 95 % Wilson interval of the accuracy after training, n = {listing(counts)} test examples{mean}."
+    )
     return Column(
         "accuracy %\nbefore → after",
         lambda row: accuracy(row["accuracy_before"], row["accuracy_after"], row["accuracy_after_half_width"]),
@@ -159,25 +173,27 @@ def _told(frame: pd.DataFrame) -> dict[str, list[str]]:
     return told
 
 
-def _doubts(rows: pd.DataFrame, apart: Mapping[Cell, str], told: Mapping[str, list[str]]) -> Iterator[str]:
-    if len(rows) > 1 and (reason := _no_change(rows[rows["is_baseline"]], apart)):
+def _doubts(cells: pd.DataFrame, apart: Mapping[Cell, str], told: Mapping[str, list[str]]) -> Iterator[str]:
+    baseline = cells[cells["is_baseline"]]
+    if len(cells) > 1 and (reason := _no_change(baseline, apart)):
         yield f"No Δ: {reason}."
     for difference in dict.fromkeys(apart.values()):
         ids = [cell[0] for cell, found in apart.items() if found == difference]
         yield f"Not comparable: {listed(ids)} ({difference})."
-    bound = rows[(rows["gpu_busy_share"] < BUSY_ENOUGH) & (rows["execution_used"] == "eager")]
+    for execution, others in cells[cells["ran_otherwise"]].groupby("execution_used", sort=False):
+        as_what = baseline["execution_used"].item()
+        yield f"No tokens/s Δ for {listed(list(others['id']))}: they ran {execution}, the baseline as {as_what}."
+    bound = cells[(cells["gpu_busy_share"] < LAUNCH_BOUND_BELOW) & (cells["execution_used"] == "eager")]
     if len(bound):
         yield f"Launch-bound: {listed(list(bound['id']))}: the GPU waits for Python, so tokens/s measures Python."
     for warning, ids in told.items():
         yield f"{listed(ids)}: {warning}."
-    if repeated := list(rows["id"][rows["id"].duplicated()].unique()):
-        yield f"More than one row has the id {listed(repeated)}: the matrix, or qlora-bench, changed between runs."
 
 
-def _no_change(baselines: pd.DataFrame, apart: Mapping[Cell, str]) -> str | None:
-    if baselines.empty:
+def _no_change(baseline: pd.DataFrame, apart: Mapping[Cell, str]) -> str | None:
+    if baseline.empty:
         return "there is no record of a baseline"
-    *_, last = entries(baselines)
-    if not last["ok_count"]:
-        return f"the baseline ended {last['status']}"
-    return "the baseline's own seeds ran under different conditions" if (last["id"], last["key"]) in apart else None
+    (row,) = entries(baseline)
+    if not row["ok_count"]:
+        return f"the baseline ended {row['status']}"
+    return "the baseline's own seeds ran under different conditions" if (row["id"], row["key"]) in apart else None

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from bench.errors import BenchError, Location, Problem
 from bench.matrix.parameters import Parameters
+from bench.matrix.wording import counted
 from bench.protocol import MEASURES
 from bench.run.records import Record
-from bench.run.store import MATRIX, RECORDS, read_records
+from bench.run.store import PLAN, RECORDS, Planned, read_plan, read_records
 
 MEASURE_NAMES = tuple(measure.name for measure in MEASURES)
 PARAMETER_NAMES = tuple(Parameters.model_fields)
@@ -44,9 +45,11 @@ def load_results(path: str | os.PathLike[str]) -> pd.DataFrame:
     """Read a result folder, a file of records, or every result below a folder, into a tidy DataFrame.
 
     A row is the last attempt at one cell with one seed; rows stand in the order in which their cells first appeared.
+    Cells that the matrix had in an earlier version only are left out, and an id is what the matrix calls its cell now.
     Columns: `matrix, id, key, seed, attempt, status, phase, message, hint, is_baseline`, every parameter, every measure
     of `bench.protocol.MEASURES` (float64, NaN where there is none, units in the names), when and where it ran, the
-    environment, and `result`, the folder. Sentences on records that could not be read are in `attrs["warnings"]`.
+    environment, and `result`, the folder. Sentences on records that were left out, or could not be read, are in
+    `attrs["warnings"]`.
     A result that has no record yet gives no row.
 
     Raises:
@@ -61,9 +64,11 @@ def load_results(path: str | os.PathLike[str]) -> pd.DataFrame:
             raise BenchError(
                 f"{folder / RECORDS} cannot be read: {error.strerror}", "see to its permissions"
             ) from error
-        baseline, doubts = read_baseline(folder / MATRIX)
-        records += [(folder, baseline, record) for record in _last_attempts(contents.records)]
-        warnings += [*contents.warnings, *doubts]
+        planned, doubts = _planned(folder / PLAN)
+        last = _last_attempts(contents.records)
+        known = last if planned is None else _as_planned(last, planned)
+        records += [(folder, planned.baseline if planned else None, record) for record in known]
+        warnings += [*contents.warnings, *doubts, *_left_out(len(last) - len(known))]
     frame = _frame(records)
     frame.attrs["warnings"] = warnings
     return frame
@@ -89,21 +94,25 @@ def result_folders(path: str | os.PathLike[str]) -> list[Path]:
     raise BenchError([Problem(f"no {RECORDS} here or below", fix, Location(str(start)))])
 
 
-def read_baseline(path: Path) -> tuple[str | None, list[str]]:
-    """Read the baseline's id from a matrix as run: None where there is none, with a warning where that is unknown."""
+def _planned(path: Path) -> tuple[Planned | None, list[str]]:
     try:
-        matrix = yaml.safe_load(path.read_bytes())
-    except FileNotFoundError:
-        return None, []
-    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
-        return None, [f"{path} cannot be read, so the baseline is unknown: {error}".partition("\n")[0]]
-    baseline = matrix.get("baseline") if isinstance(matrix, Mapping) else None
-    return (None if baseline is None else str(baseline)), []
+        return read_plan(path), []
+    except (OSError, ValueError) as error:
+        return None, [f"{path} cannot be read, so the baseline is unknown: {error}"]
 
 
-def _last_attempts(records: Iterable[Record]) -> Iterable[Record]:
+def _last_attempts(records: Iterable[Record]) -> list[Record]:
     # A dictionary keeps the place of the first attempt, and the value of the last.
-    return {(record.matrix, record.id, record.key, record.seed): record for record in records}.values()
+    return list({record.job: record for record in records}.values())
+
+
+def _as_planned(records: Iterable[Record], planned: Planned) -> list[Record]:
+    return [replace(record, id=planned.ids[record.key]) for record in records if record.key in planned.ids]
+
+
+def _left_out(count: int) -> list[str]:
+    verb = "is" if count == 1 else "are"
+    return [f"{counted(count, 'record')} of an earlier version of the matrix {verb} not shown."] if count else []
 
 
 def _frame(records: Iterable[tuple[Path, str | None, Record]]) -> pd.DataFrame:

@@ -20,13 +20,12 @@ def pool_seeds(frame: pd.DataFrame) -> pd.DataFrame:
 
     Every measure is the mean over the runs that ended ok; over all its runs where none of a cell did, so that what was
     measured before a failure is not lost. Beside them stand `train_peak_bytes`, `{name}_min` and `{name}_max` of the
-    measures in `SPREAD`, `right_count` and `scored_count` (examples over all seeds, after training), `seeds_count`,
+    measures in `SPREAD`, `scored_count` (the test examples of one seed: each scores the same ones), `seeds_count`,
     `ok_count`, `status` (`ok`, or `2 ok, 1 oom`) and `execution_used`. Random weights have no quality.
     """
     frame = frame.assign(ok=frame["status"] == "ok", train_peak_bytes=train_peaks(frame))
     frame.loc[frame["weights"] == "random", QUALITY] = float("nan")
     frame["scored_count"] = frame["eval_examples_count"].where(frame["accuracy_after"].notna())
-    frame["right_count"] = (frame["accuracy_after"] * frame["eval_examples_count"]).round()
     by_cell = frame.groupby(CELL, sort=False)
     counted = frame[frame["ok"] | ~by_cell["ok"].transform("any")].groupby(CELL, sort=False)
     cells: pd.DataFrame = pd.concat(
@@ -34,11 +33,11 @@ def pool_seeds(frame: pd.DataFrame) -> pd.DataFrame:
             frame.drop_duplicates(CELL).set_index(CELL)[["matrix", "is_baseline", *PARAMETER_NAMES]],
             counted[[*MEASURE_NAMES, "train_peak_bytes"]].mean(),
             *(getattr(counted[list(SPREAD)], end)().add_suffix(f"_{end}") for end in ("min", "max")),
-            counted[["right_count", "scored_count"]].sum(min_count=1),
+            counted["scored_count"].max(),
             by_cell.size().rename("seeds_count"),
             by_cell["ok"].sum().rename("ok_count"),
             by_cell["status"].agg(_status),
-            by_cell["execution_used"].agg(_all_of),
+            counted["execution_used"].agg(_all_of),
         ],
         axis=1,
     )

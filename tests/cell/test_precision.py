@@ -38,6 +38,13 @@ def test_two_16_bit_dtypes_in_one_quantized_cell_are_refused(kind: str, compute:
     precision.check_supported(parameters(quant_type=kind, compute_dtype=compute, load_dtype="float32"), CPU)
 
 
+@pytest.mark.parametrize("load", ["bfloat16", "float16"])
+def test_float32_products_of_unquantized_16_bit_weights_are_refused(load: str) -> None:
+    with pytest.raises(Invalid, match=f"unquantized weights in {load}"):
+        precision.check_supported(parameters(compute_dtype="float32", load_dtype=load), CPU)
+    precision.check_supported(parameters(quant_type="nf4", compute_dtype="float32", load_dtype=load), CPU)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is CUDA here")
 def test_a_gpu_that_torch_does_not_see_is_refused() -> None:
     with pytest.raises(Invalid, match="torch sees none"):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import Trainer, TrainingArguments, set_seed
 
-from bench.cell import adapters, encoding, optim, quantize
+from bench.cell import adapters, encoding, optim, quantize, steps
 from bench.cell.encoding import IGNORE_INDEX, Batch, TokenizedExample
 from bench.cell.failures import Diverged, Invalid
 from bench.cell.train import train
@@ -244,3 +244,23 @@ def test_schedules_are_those_of_transformers(tmp_path: Path, kind: str, ratio: f
         for schedule in (ours, theirs):
             schedule.optimizer.step()
             schedule.step()
+
+
+def test_steps_whose_float16_gradients_overflow_are_counted_and_a_run_of_nothing_else_has_diverged(
+    tiny: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {"quant_type": "none", "compute_dtype": "float16", "load_dtype": "float32"}
+
+    def scaled(start: float) -> None:
+        monkeypatch.setattr(
+            steps, "grad_scaler", lambda *_: torch.amp.GradScaler("cpu", init_scale=start, growth_interval=10**6)
+        )
+
+    scaled(2.0**20)
+    some = run(tiny("llama"), examples(8), **given)
+    scaled(2.0**120)
+    with pytest.raises(Diverged, match=f"all {STEPS} steps overflowed"):
+        run(tiny("llama"), examples(8), **given)
+
+    assert 0 < some.skipped < STEPS
+    assert len(some.losses) == STEPS

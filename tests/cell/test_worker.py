@@ -13,9 +13,8 @@ import pytest
 import torch
 
 from bench.cell import worker
-from bench.cell.__main__ import _finite
 from bench.matrix.parameters import Parameters
-from bench.protocol import MEASURES, PHASES, Request
+from bench.protocol import MEASURES, PHASES, Request, finite
 
 Message = dict[str, Any]
 Cell = Callable[..., list[Message]]
@@ -77,7 +76,7 @@ def cell(tiny: Callable[[str], Path], task: Path) -> Cell:
         messages: list[Message] = []
         folder = Path(given.pop("model", None) or tiny(name))
         worker.work(request(folder, given.pop("task", task), **given), messages.append)
-        return [json.loads(json.dumps(_finite(message), allow_nan=False)) for message in messages]
+        return [json.loads(json.dumps(finite(message), allow_nan=False)) for message in messages]
 
     return run
 
@@ -266,12 +265,12 @@ def test_cells_of_all_sorts_go_through(cell: Cell, given: dict[str, Any]) -> Non
     ("given", "phase", "message", "hint"),
     [
         ({"model": "/nowhere"}, "load", "model folder /nowhere does not exist", "hub id"),
-        ({"task": Path("/nowhere")}, "verify", "/nowhere/train.csv does not exist", "train.csv and test.csv"),
+        ({"task": Path("/nowhere")}, "start", "/nowhere/train.csv does not exist", "train.csv and test.csv"),
         ({"max_length": 8}, "verify", "max_length leaves", "raise max_length by at least"),
         ({"max_length": 300}, "verify", "the model has 256 positions", "lower max_length"),
         ({"target_modules": ["query"]}, "adapt", "has no linear layer 'query'", "q_proj"),
-        ({"eval_examples": 99}, "verify", "eval_examples: 99 asked for, and the task has 12", "all"),
-        ({"train_examples": 99}, "verify", "train_examples: 99 asked for, and the task has 24", "all"),
+        ({"eval_examples": 99}, "start", "eval_examples: 99 asked for, and the task has 12", "all"),
+        ({"train_examples": 99}, "start", "train_examples: 99 asked for, and the task has 24", "all"),
         ({"vram_limit": "T4"}, "start", "vram_limit needs a CUDA GPU", "leave vram_limit out"),
         ({"execution": "cuda_graph"}, "train", "execution: cuda_graph needs a CUDA GPU", "auto"),
         ({"load_dtype": "float16"}, "start", "autocast to bfloat16 cannot mix", "load_dtype"),

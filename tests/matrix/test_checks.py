@@ -66,8 +66,11 @@ CHANGE = "change a parameter of it, or remove it"
             ],
         ),
         (
-            "defaults: {init_lora_weights: orthogonal, lora_r: 3}\n",
-            ["4:12: in 2 cells such as nf4, init_lora_weights: orthogonal needs an even lora_r; raise lora_r by one"],
+            "defaults: {init_lora_weights: orthogonal, lora_r: 4}\n",
+            [
+                "4:12: in 2 cells such as nf4, init_lora_weights: orthogonal needs unquantized weights; "
+                "use init_lora_weights: true, or quant_type: none"
+            ],
         ),
         (
             "defaults: {attn_implementation: flash_attention_2, compute_dtype: float32}\n",

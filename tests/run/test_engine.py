@@ -7,12 +7,14 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from bench.errors import BenchError
+from bench.matrix.plan import plan
 from bench.protocol import PROTOCOL_VERSION
 from bench.run.engine import is_due, run_plan
 from bench.run.lock import hold
@@ -124,13 +126,25 @@ def test_the_folder_holds_the_matrix_as_run_the_environment_and_logs(bench):
     bench.run(plan_of("a", text="# mine\r\nname: small\r\n"), slots=GPUS[:2])
     assert (bench.folder / "matrix.yaml").read_bytes() == b"# mine\r\nname: small\r\n"
     environment = json.loads((bench.folder / "environment.json").read_text())
-    assert environment["slots"]["gpu1"]["gpu_uuid"] == "GPU-1"
+    assert environment["slots"]["gpu1"]["gpu_name"] == "NVIDIA L4"
     assert environment["python"]
     assert (
         bench.folder / "logs" / "a-s0.log"
     ).read_text() == "=== a, seed 0, attempt 1, on gpu0, 2025-01-01T00:00:00Z\n"
     names = {path.name for path in bench.folder.iterdir()}
-    assert names == {"matrix.yaml", "environment.json", "records.jsonl", "logs"}
+    assert names == {"matrix.yaml", "plan.json", "environment.json", "records.jsonl", "logs"}
+
+
+def test_the_folder_tells_all_cells_of_the_matrix_though_only_some_were_selected(bench):
+    whole = plan_of("a", "b")
+    matrix = replace(whole.matrix, baseline="b")
+    bench.run(plan(matrix, select="a"))
+    assert bench.started == [("a", 0)]
+    assert json.loads((bench.folder / "plan.json").read_text()) == {
+        "schema": 1,
+        "baseline": "b",
+        "cells": [{"id": "a", "key": "key of a"}, {"id": "b", "key": "key of b"}],
+    }
 
 
 def test_slots_work_at_the_same_time_and_each_job_runs_once(bench):

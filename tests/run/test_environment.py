@@ -32,7 +32,6 @@ def test_a_slot_is_described_by_its_gpu():
     facts = {
         "gpu_name": "NVIDIA L4",
         "gpu_memory_bytes": 24_000_000_000,
-        "gpu_uuid": "GPU-1",
         "driver_version": "580.1",
     }
     assert slot_facts(Slot("gpu0", gpu)) == facts

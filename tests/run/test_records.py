@@ -7,7 +7,7 @@ import pytest
 
 from bench.errors import BenchError, Location
 from bench.run import records
-from bench.run.records import SCHEMA, from_line, histories, latest, to_line, upgrade
+from bench.run.records import SCHEMA, from_line, histories, to_line, upgrade
 
 from .examples import record
 
@@ -74,8 +74,7 @@ def test_every_schema_before_this_one_has_its_upgrader():
     assert set(records.UPGRADERS) == set(range(1, SCHEMA))
 
 
-def test_the_last_attempt_of_each_key_and_seed_counts():
+def test_attempts_are_grouped_by_key_and_seed_in_their_order():
     first, second = record(status="crashed"), record(attempt=2)
     other = record(seed=1)
-    assert latest([first, other, second]) == {("k1", 0): second, ("k1", 1): other}
     assert histories([first, other, second]) == {("k1", 0): [first, second], ("k1", 1): [other]}

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import stat
 from datetime import UTC, datetime
@@ -12,9 +13,16 @@ from hypothesis import strategies as st
 
 from bench.errors import BenchError
 from bench.run.records import to_line
-from bench.run.store import append_record, read_records, set_records_aside, write_atomically
+from bench.run.store import (
+    append_record,
+    read_plan,
+    read_records,
+    set_records_aside,
+    write_atomically,
+    write_plan,
+)
 
-from .examples import record
+from .examples import plan_of, record
 
 NOW = datetime(2025, 1, 2, 3, 4, 5, tzinfo=UTC)
 RECORDS = [record(seed=seed, message="naïve → \u2028 text") for seed in range(3)]
@@ -143,3 +151,29 @@ def test_a_file_is_replaced_whole_and_byte_for_byte(tmp_path):
     assert path.read_bytes() == "\ufeffname: ü\r\n".encode()
     assert [entry.name for entry in tmp_path.iterdir()] == ["matrix.yaml"]
     assert stat.S_IMODE(path.stat().st_mode) & 0o444
+
+
+def test_a_plan_holds_every_cell_of_its_matrix_and_is_read_back(tmp_path):
+    path = tmp_path / "plan.json"
+    write_plan(path, plan_of("a", "b").matrix)
+    assert json.loads(path.read_text()) == {
+        "schema": 1,
+        "baseline": None,
+        "cells": [{"id": "a", "key": "key of a"}, {"id": "b", "key": "key of b"}],
+    }
+    planned = read_plan(path)
+    assert (planned.baseline, planned.ids) == (None, {"key of a": "a", "key of b": "b"})
+
+
+def test_where_no_plan_was_written_there_is_none(tmp_path):
+    assert read_plan(tmp_path / "plan.json") is None
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", "7", '{"schema": 2}', '{"schema": 1, "baseline": null}', "[" * 100_000]
+)
+def test_a_damaged_plan_or_one_of_another_schema_is_an_error(tmp_path, text):
+    path = tmp_path / "plan.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"\S"):
+        read_plan(path)

@@ -130,11 +130,15 @@ def default_matrix(seeds=(0,)):
     return cells + rows
 
 
-def write_result(folder: Path, records, baseline=BASELINE, tail=""):
-    """A result folder as a run leaves it; `tail` is what a crash left behind the last line."""
+def write_result(folder: Path, records, baseline=BASELINE, tail="", planned=None):
+    """A result folder as a run leaves it; `tail` is what a crash left behind the last line.
+
+    `planned` are records of the cells that the matrix has: those of `records` if none are given.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     text = "".join(json.dumps(entry) + "\n" for entry in records) + tail
     (folder / "records.jsonl").write_text(text, encoding="utf-8")
-    if baseline is not None:
-        (folder / "matrix.yaml").write_text(f"schema: 1\nname: default\nbaseline: {baseline}\n", encoding="utf-8")
+    cells = {entry["key"]: entry["id"] for entry in (records if planned is None else planned)}
+    plan = {"schema": 1, "baseline": baseline, "cells": [{"id": id_, "key": key} for key, id_ in cells.items()]}
+    (folder / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
     return folder

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 from scipy.stats import binomtest
 
@@ -50,6 +52,7 @@ def test_known_figures_come_out_rounded_with_their_change_against_the_baseline(t
         "tokens/s": "6,341",
         "tokens/s Δ %": "−18.9",  # noqa: RUF001
         "step p50 ms": "1,292",
+        "step p95 ms": "1,550",
         "accuracy % before → after": "11.2 → 86.5 ± 1.2",
         "macro-F1": "0.863",
         "held-out loss": "0.412",
@@ -64,18 +67,20 @@ def test_known_figures_come_out_rounded_with_their_change_against_the_baseline(t
 @pytest.mark.parametrize(("right", "scored"), [(2664, 3080), (0, 10), (10, 10), (7, 13)])
 def test_the_half_width_is_that_of_the_wilson_interval(right, scored):
     interval = binomtest(right, scored).proportion_ci(0.95, method="wilson")
-    assert half_width(right, scored) == pytest.approx((interval.high - interval.low) / 2)
+    assert half_width(right / scored, scored) == pytest.approx((interval.high - interval.low) / 2)
 
 
-@pytest.mark.parametrize(("right", "scored"), [(0, 0), (float("nan"), float("nan")), (1200, 1000)])
-def test_what_is_no_share_has_no_half_width(right, scored):
-    assert half_width(right, scored) != half_width(right, scored)
+@pytest.mark.parametrize(
+    ("share", "scored"), [(0.5, 0), (float("nan"), float("nan")), (0.5, float("nan")), (1.2, 1000)]
+)
+def test_what_is_no_share_has_no_half_width(share, scored):
+    assert math.isnan(half_width(share, scored))
 
 
 def test_the_half_width_agrees_with_wilson_s_formula():
     z, p, n = 1.959963984540054, 0.865, 1000
     formula = z / (1 + z**2 / n) * (p * (1 - p) / n + z**2 / (4 * n**2)) ** 0.5
-    assert half_width(865, 1000) == pytest.approx(formula)
+    assert half_width(0.865, 1000) == pytest.approx(formula)
 
 
 def test_cells_that_failed_stay_as_rows_with_the_figures_that_exist_and_no_change(tmp_path):
@@ -111,7 +116,7 @@ def test_across_gpus_and_versions_there_is_no_change_and_a_note_says_which_rows_
     assert table.notes == (
         "Not comparable: nf4-bf16-all-linear (GPU Tesla T4 instead of NVIDIA H100 80GB HBM3).",
     )  # fmt: skip
-    assert "Tesla T4 and NVIDIA H100 80GB HBM3" in table.caption[1]
+    assert "Tesla T4 and NVIDIA H100 80GB HBM3" in table.caption[-1]
 
 
 @pytest.mark.parametrize(
@@ -131,16 +136,42 @@ def test_a_baseline_whose_seeds_ran_on_two_gpus_is_no_measure_for_others(tmp_pat
     assert table.notes[0] == "No Δ: the baseline's own seeds ran under different conditions."
 
 
-def test_an_id_that_stands_for_two_cells_is_noted_and_the_newer_baseline_counts(tmp_path):
+def on_gpu(cell_id, execution, tokens_per_s, **fields):
+    measures = training(2_000_000_000, tokens_per_s, 0.1)
+    return record(cell_id, environment={**H100, "execution_used": execution}, measures=measures, **fields)
+
+
+def test_a_cell_that_ran_otherwise_than_the_baseline_has_no_change_of_speed_and_a_note_says_why(tmp_path):
     records = [
-        record("base", measures={"tokens_per_s": 100.0}),
-        record("base", key="other", parameters={"lora_r": 8}, measures={"tokens_per_s": 200.0}),
-        record("a", measures={"tokens_per_s": 300.0}),
+        on_gpu("base", "cuda_graph", 1000.0),
+        on_gpu("same", "cuda_graph", 900.0),
+        on_gpu("slow", "eager", 200.0),
+        on_gpu("slower", "eager", 100.0),
+        on_gpu("unknown", None, 500.0),
+        on_gpu("oom", "eager", None, status="oom", phase="train"),
     ]
     table = table_of(tmp_path, records, baseline="base")
+    rows = table.rows.set_index("id")
+    assert rows["tokens_per_s_change_percent"].dropna().to_dict() == {"same": pytest.approx(-10), "unknown": -50}
+    assert rows["train_peak_change_percent"].dropna().to_dict() == dict.fromkeys(
+        ["same", "slow", "slower", "unknown"], 0
+    )
+    assert table.notes == ("No tokens/s Δ for slow, slower: they ran eager, the baseline as cuda_graph.",)
+
+
+def test_where_the_baseline_s_execution_is_not_known_speeds_are_compared(tmp_path):
+    table = table_of(tmp_path, [on_gpu("base", None, 100.0), on_gpu("a", "eager", 50.0)], baseline="base")
+    assert table.rows["tokens_per_s_change_percent"].dropna().tolist() == [-50]
+    assert table.notes == ()
+
+
+def test_cells_of_an_earlier_version_of_the_matrix_are_a_note_and_no_row(tmp_path):
+    records = [record("base", measures={"tokens_per_s": 100.0}), record("a", measures={"tokens_per_s": 150.0})]
+    old = record("base", key="old", parameters={"lora_r": 8}, measures={"tokens_per_s": 200.0})
+    table = table_of(tmp_path, [old, *records], baseline="base", planned=records)
     assert table.rows["tokens_per_s_change_percent"].dropna().tolist() == [pytest.approx(50)]
-    assert "lora_r" in table.rows
-    assert any("More than one row has the id base" in note for note in table.notes)
+    assert "lora_r" not in table.rows
+    assert table.notes == ("1 record of an earlier version of the matrix is not shown.",)
 
 
 def test_a_cpu_run_says_that_its_peak_is_host_memory(tmp_path):
@@ -148,7 +179,7 @@ def test_a_cpu_run_says_that_its_peak_is_host_memory(tmp_path):
     table = table_of(tmp_path, records)
     assert shown(table)["a"]["train peak GB"] == "2.40"
     assert any("host memory (RSS)" in column.about for column in table.columns)
-    assert "CPU Intel" in table.caption[1]
+    assert "CPU Intel" in table.caption[-1]
 
 
 def test_random_weights_show_no_accuracy_and_the_legend_says_why(tmp_path):
@@ -158,18 +189,21 @@ def test_random_weights_show_no_accuracy_and_the_legend_says_why(tmp_path):
     assert "no quality" in table.columns[0].about
 
 
-def test_several_seeds_show_their_range_and_how_many_examples_were_pooled(tmp_path):
+def test_several_seeds_show_their_range_and_the_uncertainty_that_the_test_examples_of_one_seed_bear(tmp_path):
     table = table_of(tmp_path, default_matrix(seeds=(0, 1, 2)))
     row = shown(table)["nf4-bf16-all-linear"]
     assert row["tokens/s range"] == "24,105–24,119"  # noqa: RUF001
-    assert row["accuracy % before → after"] == "11.2 → 86.2 ± 0.7"
-    assert any("n = 9,240 examples" in column.about for column in table.columns)
+    assert row["accuracy % before → after"] == "11.2 → 86.2 ± 1.2"
+    assert any(
+        "n = 3,080 test examples; with several seeds, their mean accuracy" in column.about for column in table.columns
+    )
 
 
-def test_the_caption_names_matrix_cells_seeds_examples_gpu_versions_and_day(tmp_path):
+def test_the_caption_names_matrix_cells_seeds_examples_recipe_gpu_versions_and_day(tmp_path):
     table = table_of(tmp_path, default_matrix(seeds=(0, 1)))
     assert table.caption == (
         "default: 18 cells, n = 2 seeds, 3,080 examples scored.",
+        "smollm2-135m, banking77, batch 32, 1 epoch, max_length 256.",
         "NVIDIA H100 80GB HBM3; torch 2.13.0, transformers 5.23.0, peft 0.21.2, bitsandbytes 0.50.2; 2025-11-21.",
     )
 

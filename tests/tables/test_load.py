@@ -97,27 +97,48 @@ def test_a_torn_line_is_a_warning_and_loses_nothing_else(tmp_path):
     assert "records.jsonl:3" in warning
 
 
-@pytest.mark.parametrize("text", [None, "schema: 1\n", "baseline: null\n", "- a\n", ""])
-def test_without_a_baseline_in_the_matrix_no_row_is_one(tmp_path, text):
-    folder = write_result(tmp_path / "r", [record("a")], baseline=None)
-    if text is not None:
-        (folder / "matrix.yaml").write_text(text, encoding="utf-8")
-    frame = load_results(folder)
+def test_without_a_baseline_in_the_plan_no_row_is_one(tmp_path):
+    frame = load_results(write_result(tmp_path / "r", [record("a")], baseline=None))
     assert frame["is_baseline"].tolist() == [False]
     assert frame.attrs["warnings"] == []
 
 
-@pytest.mark.parametrize("data", [b"baseline: [", b"\xff\xfe\x00baseline", b"a: b: c"])
-def test_a_matrix_that_cannot_be_read_is_a_warning(tmp_path, data):
-    folder = write_result(tmp_path / "r", [record("a")])
-    (folder / "matrix.yaml").write_bytes(data)
+def test_without_a_plan_every_record_is_shown_and_no_row_is_the_baseline(tmp_path):
+    folder = write_result(tmp_path / "r", [record("a"), record("b")], baseline="a")
+    (folder / "plan.json").unlink()
     frame = load_results(folder)
-    assert not frame["is_baseline"].any()
-    assert "matrix.yaml" in frame.attrs["warnings"][0]
+    assert frame[["id", "is_baseline"]].to_numpy().tolist() == [["a", False], ["b", False]]
+    assert frame.attrs["warnings"] == []
 
 
-def test_a_baseline_that_yaml_takes_for_a_number_is_found_by_its_id(tmp_path):
-    assert load_results(write_result(tmp_path / "r", [record("123")], baseline="123"))["is_baseline"].tolist() == [True]
+@pytest.mark.parametrize("data", [b"{", b"\xff\xfe", b"[]", b"{}", b'{"schema": 2}', b'{"schema": 1, "cells": []}'])
+def test_a_plan_that_cannot_be_read_is_a_warning_and_hides_nothing(tmp_path, data):
+    folder = write_result(tmp_path / "r", [record("a")], baseline="a")
+    (folder / "plan.json").write_bytes(data)
+    frame = load_results(folder)
+    assert frame[["id", "is_baseline"]].to_numpy().tolist() == [["a", False]]
+    (warning,) = frame.attrs["warnings"]
+    assert "plan.json cannot be read, so the baseline is unknown" in warning
+
+
+@pytest.mark.parametrize(
+    ("gone", "sentence"),
+    [
+        (1, "1 record of an earlier version of the matrix is not shown."),
+        (2, "2 records of an earlier version of the matrix are not shown."),
+    ],
+)
+def test_records_of_cells_that_the_matrix_no_longer_has_are_left_out_and_counted(tmp_path, gone, sentence):
+    old = [record("a", seed, key="old") for seed in range(gone)]
+    frame = load_results(write_result(tmp_path / "r", [*old, record("a")], baseline="a", planned=[record("a")]))
+    assert frame[["key", "is_baseline"]].to_numpy().tolist() == [[record("a")["key"], True]]
+    assert frame.attrs["warnings"] == [sentence]
+
+
+def test_a_cell_that_was_renamed_keeps_its_records_under_its_new_id(tmp_path):
+    records = [record("old", 0, key="k"), record("new", 1, key="k")]
+    frame = load_results(write_result(tmp_path / "r", records, baseline="new", planned=[record("new", key="k")]))
+    assert frame[["id", "seed", "is_baseline"]].to_numpy().tolist() == [["new", 0, True], ["new", 1, True]]
 
 
 def test_a_list_of_modules_becomes_text_so_that_cells_compare(tmp_path):

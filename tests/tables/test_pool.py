@@ -5,7 +5,7 @@ import pytest
 from bench.tables.load import load_results
 from bench.tables.pool import chosen, pool_seeds, varying
 
-from .examples import CPU, default_matrix, quality, record, write_result
+from .examples import CPU, H100, default_matrix, quality, record, write_result
 
 
 def pooled(folder, records, **kwargs):
@@ -18,14 +18,14 @@ def test_the_baseline_comes_first_and_the_others_keep_their_order(tmp_path):
     assert list(pooled(tmp_path, records).index) == ["lora-bf16", *(name for name in ids if name != "lora-bf16")]
 
 
-def test_seeds_are_averaged_with_their_range_and_their_examples_added_up(tmp_path):
+def test_seeds_are_averaged_with_their_range_and_the_examples_that_each_scores_count_once(tmp_path):
     records = [
         record("a", 0, measures={**quality(0.80, examples=100), "tokens_per_s": 10.0}),
         record("a", 1, measures={**quality(0.90, examples=100), "tokens_per_s": 14.0}),
     ]
     row = pooled(tmp_path, records).loc["a"]
     assert row["accuracy_after"] == pytest.approx(0.85)
-    assert (row["right_count"], row["scored_count"], row["seeds_count"]) == (170, 200, 2)
+    assert (row["scored_count"], row["seeds_count"]) == (100, 2)
     assert (row["tokens_per_s"], row["tokens_per_s_min"], row["tokens_per_s_max"]) == (12, 10, 14)
     assert row["status"] == "ok"
 
@@ -37,6 +37,14 @@ def test_a_seed_that_failed_is_counted_but_its_figures_are_not_averaged(tmp_path
     ]
     row = pooled(tmp_path, records).loc["a"]
     assert (row["train_peak_bytes"], row["ok_count"], row["status"]) == (10, 1, "1 ok, 1 oom")
+
+
+def test_the_execution_is_that_of_the_runs_whose_figures_count(tmp_path):
+    records = [
+        record("a", 0, environment={**H100, "execution_used": "cuda_graph"}),
+        record("a", 1, status="oom", phase="train", environment={**H100, "execution_used": "eager"}),
+    ]
+    assert pooled(tmp_path, records).loc["a", "execution_used"] == "cuda_graph"
 
 
 def test_a_cell_without_a_run_that_ended_ok_keeps_what_was_measured(tmp_path):
