@@ -77,7 +77,7 @@ def test_what_is_no_json_object_goes_to_the_log(tmp_path):
     code = """
 print("downloading ...")
 sys.stdout.buffer.write(b"\\xff\\xfe broken\\n[1, 2]\\n17\\n" + b"[" * 100_000 + b"\\n")
-print("to stderr", file=sys.stderr)
+sys.stderr.write("to stderr\\n")
 send(kind="phase", phase="load")
 end()
 print("no newline at the end", end="")
