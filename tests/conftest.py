@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable
 from functools import cache
@@ -18,6 +19,8 @@ HUB_VARIABLES = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_DATASETS_CACHE", "
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell that starts the tests in the background has them ignore Ctrl-C, and so every run that they start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # Libraries read these when they are imported, so they are set before any test module is.
     root = config.stash[CACHES] = Path(tempfile.mkdtemp(prefix="qlora-bench-tests-"))
     for name in HUB_VARIABLES:
