@@ -6,7 +6,8 @@ answers with messages, a JSON object a line, on its standard output:
 * `{"kind": "phase", "phase": "load"}`: a phase begins.
 * `{"kind": "progress", "phase": "train", "done": 12, "total": 313}`: some of its units of work are done.
 * `{"kind": "end", "status": "ok", "phase": "score_after", "message": null, "hint": null, "measures": {...},
-  "environment": {...}, "warnings": [...]}`: the last one, whatever happened. A worker that ends without it has crashed.
+  "losses": [...], "environment": {...}, "warnings": [...]}`: the last one, whatever happened. `losses` are those of
+  each training step, nats per loss-bearing token. A worker that ends without this message has crashed.
 
 Every message also carries `peak_allocated_bytes`, the highest torch allocation of the phase so far (null on a CPU), so
 that the run knows the last peak of a worker that was killed.
@@ -36,7 +37,10 @@ WORTH_ANOTHER_TRY: frozenset[Status] = frozenset({"crashed", "interrupted"})
 
 @dataclass(frozen=True)
 class Request:
-    """What a worker needs to know to run one cell with one seed; nothing in it names other cells or result files."""
+    """What a worker needs to know to run one cell with one seed; nothing in it names other cells or result files.
+
+    `shared_dir` is where cells of one run leave what others would compute again.
+    """
 
     id: str
     seed: int
@@ -44,6 +48,7 @@ class Request:
     device: Device
     data_dir: str | None = None
     cache_dir: str | None = None
+    shared_dir: str | None = None
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), allow_nan=False)

@@ -7,13 +7,17 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import tokenizers
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from bench.cell import ragged
 from bench.cell.failures import Invalid
+from bench.cell.ragged import Rows
 from bench.cell.tasks import Example
 from bench.matrix.parameters import Parameters
 
@@ -40,6 +44,20 @@ class TokenizedExample:
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.label)
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Prompts and the label of each, as rows of examples."""
+
+    prompts: Rows[tuple[int, ...]]
+    labels: Sequence[tuple[int, ...]]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, row: int) -> TokenizedExample:
+        return TokenizedExample(self.prompts[row], self.labels[row])
 
 
 @dataclass(frozen=True)
@@ -103,11 +121,27 @@ def encode_examples(
     labels: Sequence[str],
     label_tokens: Sequence[tuple[int, ...]],
     max_length: int,
-) -> list[TokenizedExample]:
-    """Return prompt and label of each example, together at most `max_length` tokens whichever label follows."""
-    prompts = encode_prompts(tokenizer, [e.text for e in examples], max_length - max(map(len, label_tokens)))
+    cache_dir: Path | None = None,
+) -> Labelled:
+    """Return prompt and label of each example, together at most `max_length` tokens whichever label follows.
+
+    With `cache_dir`, prompts are encoded once for each tokenizer, task and length, and mapped into memory from there.
+    """
+    texts, room = [example.text for example in examples], max_length - max(map(len, label_tokens))
     tokens = dict(zip(labels, label_tokens, strict=True))
-    return [TokenizedExample(p, tokens[e.label]) for p, e in zip(prompts, examples, strict=True)]
+    prompts: Rows[tuple[int, ...]]
+    if cache_dir and (fingerprint := _fingerprint(tokenizer)):
+        key = hashlib.sha256(repr((fingerprint, BEFORE_TEXT, AFTER_TEXT, room, texts)).encode()).hexdigest()
+        prompts = ragged.keep(cache_dir / "tokens", key, lambda: encode_prompts(tokenizer, texts, room))
+    else:
+        prompts = encode_prompts(tokenizer, texts, room)
+    return Labelled(prompts, [tokens[example.label] for example in examples])
+
+
+def _fingerprint(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """Return all that a tokenizer does, as text; None for one written in Python, which cannot say."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    return None if backend is None else f"{tokenizers.__version__} {type(tokenizer).__name__} {backend.to_str()}"
 
 
 def synthetic_examples(vocab_size: int, length: int, count: int = SYNTHETIC_EXAMPLES) -> list[TokenizedExample]:
@@ -126,46 +160,61 @@ def steps_count(parameters: Parameters, examples: int) -> int:
     return parameters.max_steps or math.ceil(parameters.epochs * per_epoch)
 
 
-def steps(examples: Sequence[TokenizedExample], parameters: Parameters, seed: int) -> Iterator[list[Batch]]:
+def steps(examples: Rows[TokenizedExample], parameters: Parameters, seed: int) -> Iterator[list[Batch]]:
     """Yield the batches of each optimizer step, `gradient_accumulation_steps` of them (fewer at the end of an epoch).
 
     Each epoch is a new order, drawn from the seed alone, so that every cell of a seed sees the same batches.
     """
-    left = steps_count(parameters, len(examples))
+    for step in _order(len(examples), parameters, seed):
+        yield [collate([examples[row] for row in rows]) for rows in step]
+
+
+def _order(examples: int, parameters: Parameters, seed: int) -> Iterator[Sequence[Sequence[int]]]:
+    """Yield, for each optimizer step, the rows of each of its batches."""
+    left = steps_count(parameters, examples)
     epoch = 0
     while left > 0:
-        order = np.random.default_rng([seed, epoch]).permutation(len(examples)).tolist()
+        order = np.random.default_rng([seed, epoch]).permutation(examples).tolist()
         per_step = _chunks(_chunks(order, parameters.batch_size), parameters.gradient_accumulation_steps)
-        for step in per_step[:left]:
-            yield [collate([examples[row] for row in rows]) for rows in step]
+        yield from per_step[:left]
         left -= len(per_step)
         epoch += 1
 
 
 def collate(examples: Sequence[TokenizedExample]) -> Batch:
     """Pad examples into one batch."""
-    length = math.ceil(max(map(len, examples)) / PAD_MULTIPLE) * PAD_MULTIPLE
+    length = padded(max(map(len, examples)))
     width = max(len(example.label) for example in examples)
-    input_ids = torch.zeros(len(examples), length, dtype=torch.long)
-    positions = torch.zeros(len(examples), width, dtype=torch.long)
-    targets = torch.full((len(examples), width), IGNORE_INDEX)
+    input_ids = np.zeros((len(examples), length), dtype=np.int64)
+    positions = np.zeros((len(examples), width), dtype=np.int64)
+    targets = np.full((len(examples), width), IGNORE_INDEX)
     for row, example in enumerate(examples):
-        input_ids[row, : len(example)] = torch.tensor((*example.prompt, *example.label))
-        first = len(example.prompt) - 1
-        positions[row, : len(example.label)] = torch.arange(first, first + len(example.label))
-        targets[row, : len(example.label)] = torch.tensor(example.label)
+        first, tokens = len(example.prompt), len(example.label)
+        input_ids[row, :first] = example.prompt
+        input_ids[row, first : first + tokens] = example.label
+        positions[row, :tokens] = np.arange(first - 1, first - 1 + tokens)
+        targets[row, :tokens] = example.label
     return Batch(
-        input_ids, positions, targets, sum(map(len, examples)), sum(len(example.label) for example in examples)
+        torch.from_numpy(input_ids),
+        torch.from_numpy(positions),
+        torch.from_numpy(targets),
+        sum(map(len, examples)),
+        sum(len(example.label) for example in examples),
     )
+
+
+def padded(length: int) -> int:
+    """Return the tokens to which a batch is padded whose longest example has `length`."""
+    return math.ceil(length / PAD_MULTIPLE) * PAD_MULTIPLE
 
 
 @dataclass(frozen=True)
 class Survey:
     """What the batches of a run are, all of them.
 
-    `sha256` covers every token, by which two cells can show that they saw the same. `lengths` counts batches by their
-    padded length; `longest` is one of the longest; `rows` and `width` are the largest numbers of examples and of label
-    tokens.
+    `sha256` covers every token in its order, by which two cells can show that they saw the same. `lengths` counts
+    batches by their padded length; `longest` is one of the largest; `rows` and `width` are the largest numbers of
+    examples and of label tokens.
     """
 
     sha256: str
@@ -175,22 +224,20 @@ class Survey:
     width: int
 
 
-def survey(examples: Sequence[TokenizedExample], parameters: Parameters, seed: int) -> Survey:
-    """Go through the batches of a run, as `steps` yields them, without keeping them."""
-    sha = hashlib.sha256()
-    lengths: Counter[int] = Counter()
-    rows = width = 0
-    longest: Batch | None = None
-    for step in steps(examples, parameters, seed):
-        for batch in step:
-            sha.update(batch.input_ids.numpy().tobytes())
-            sha.update(batch.targets.numpy().tobytes())
-            lengths[batch.input_ids.shape[1]] += 1
-            rows, width = max(rows, len(batch.targets)), max(width, batch.targets.shape[1])
-            if longest is None or batch.input_ids.numel() > longest.input_ids.numel():
-                longest = batch
-    assert longest is not None  # noqa: S101 - there is at least one step
-    return Survey(sha.hexdigest(), lengths, longest, rows, width)
+def survey(examples: Rows[TokenizedExample], parameters: Parameters, seed: int) -> Survey:
+    """Look at the batches of a run, as `steps` yields them, before any of them is made."""
+    every = [examples[row] for row in range(len(examples))]
+    digests = [hashlib.sha256(repr((example.prompt, example.label)).encode()).digest() for example in every]
+    batches = [rows for step in _order(len(every), parameters, seed) for rows in step]
+    lengths = [padded(max(len(every[row]) for row in rows)) for rows in batches]
+    largest = max(range(len(batches)), key=lambda batch: lengths[batch] * len(batches[batch]))
+    return Survey(
+        hashlib.sha256(b"|".join(b"".join(digests[row] for row in rows) for rows in batches)).hexdigest(),
+        Counter(lengths),
+        collate([every[row] for row in batches[largest]]),
+        max(map(len, batches)),
+        max(len(every[row].label) for rows in batches for row in rows),
+    )
 
 
 def _chunks(items: Sequence[Item], size: int) -> list[Sequence[Item]]:

@@ -17,11 +17,12 @@ import torch
 from torch.nn.functional import pad
 
 from bench.cell import optim
+from bench.cell.devices import to_device
 from bench.cell.encoding import IGNORE_INDEX, Batch, Survey
 from bench.cell.steps import Trainee, advance, forward_backward, update
 
 MAX_GRAPHS = 5
-WARMUP_PASSES = 2
+WARMUP_PASSES = 1
 
 
 @dataclass(frozen=True)
@@ -32,13 +33,13 @@ class Bucket:
     graph: torch.cuda.CUDAGraph
 
     def replay(self, batch: Batch) -> None:
-        rows, width = self.batch.targets.shape
-        length = self.batch.input_ids.shape[1]
-        missing = rows - len(batch.targets)
-        self.batch.input_ids.copy_(pad(batch.input_ids, (0, length - batch.input_ids.shape[1], 0, missing)))
-        wider = (0, width - batch.targets.shape[1], 0, missing)
-        self.batch.positions.copy_(pad(batch.positions, wider))
-        self.batch.targets.copy_(pad(batch.targets, wider, value=IGNORE_INDEX))
+        for place, tensor, filler in (
+            (self.batch.input_ids, batch.input_ids, 0),
+            (self.batch.positions, batch.positions, 0),
+            (self.batch.targets, batch.targets, IGNORE_INDEX),
+        ):
+            (rows, columns), (here, wide) = place.shape, tensor.shape
+            place.copy_(to_device(pad(tensor, (0, columns - wide, 0, rows - here), value=filler), place.device))
         self.graph.replay()
 
 
@@ -74,17 +75,19 @@ def capture(it: Trainee, survey: Survey) -> Replay:
     device = it.device
     loss, loss_tokens = torch.zeros((), device=device), torch.ones((), device=device)
     pool = torch.cuda.graph_pool_handle()
+    # A stream of its own: a graph keeps the address of its stream's cuBLAS workspace, and torch frees that workspace
+    # when any other graph of the same stream is destroyed (github.com/pytorch/pytorch/issues/193402).
+    stream = torch.cuda.Stream(device)
     restore = _snapshot(it)
 
     def record(run: Callable[[], None]) -> torch.cuda.CUDAGraph:
-        side = torch.cuda.Stream(device)
-        side.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(side):
+        stream.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(stream):
             for _ in range(WARMUP_PASSES):
                 run()
-        torch.cuda.current_stream(device).wait_stream(side)
+        torch.cuda.current_stream(device).wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool):
+        with torch.cuda.graph(graph, pool=pool, stream=stream):
             run()
         return graph
 

@@ -17,17 +17,22 @@ import torch
 from sklearn.metrics import f1_score
 from transformers import PreTrainedModel
 
-from bench.cell import heads
-from bench.cell.devices import move
+from bench.cell import heads, meters
+from bench.cell.devices import move, to_device
+from bench.cell.ragged import Rows
 from bench.cell.trie import Trie
+
+# Part of what shared scores are found by: raise it when the same model is no longer scored to the same bits.
+SCORING_VERSION = 1
 
 # Room for the logits of one chunk: in 16 bits as the head gives them, in 32, and as much again in the log-sum-exp.
 LOGITS_BYTES = 1024**3
 BYTES_PER_LOGIT = 10
-# Room for the widest activations of a layer, which decides how many examples are scored at a time.
-ACTIVATION_BYTES = 1024**3
-MAX_ROWS = 256
-MAX_ROWS_CPU = 16
+# Room for the widest activations of a layer, which decides how many examples are scored at a time: on a GPU, many, or
+# Python could not launch a small model's layers as fast as they run; less where memory is short.
+ACTIVATION_BYTES = {"cuda": 4 * 1024**3, "cpu": 1024**3}
+MAX_ROWS = {"cuda": 512, "cpu": 16}
+SHARE_OF_FREE_MEMORY = 0.25
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,7 @@ class Scores:
 @torch.inference_mode()
 def score(
     model: PreTrainedModel,
-    prompts: Sequence[tuple[int, ...]],
+    prompts: Rows[tuple[int, ...]],
     trie: Trie,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Scores:
@@ -68,16 +73,16 @@ def score(
     """
     device = model.device
     trie = move(trie, device)
-    result = torch.empty(len(prompts), trie.paths.shape[1], dtype=torch.float32, device=device)
     by_length = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
-    done = 0
+    parts = []
     with _masks_taken(model):
         for rows in _batches(model, [len(prompts[row]) for row in by_length], len(trie.tokens)):
-            chosen = by_length[rows]
-            result[chosen] = log_likelihoods(model, [prompts[row] for row in chosen], trie)
-            done += len(chosen)
-            progress(done, len(prompts))
-    return Scores(result.cpu().numpy(), trie.lengths.cpu().numpy())
+            parts.append(log_likelihoods(model, [prompts[row] for row in by_length[rows]], trie))
+            progress(rows.stop, len(prompts))
+    found = torch.cat(parts).cpu().numpy()
+    result = np.empty_like(found)
+    result[by_length] = found
+    return Scores(result, trie.lengths.cpu().numpy())
 
 
 @contextmanager
@@ -98,13 +103,12 @@ def log_likelihoods(model: PreTrainedModel, prompts: Sequence[tuple[int, ...]], 
     device = model.device
     longest = max(map(len, prompts))
     nodes = len(trie.tokens)
-    lengths = torch.tensor([len(prompt) for prompt in prompts])
-    input_ids = torch.zeros(len(prompts), longest + nodes, dtype=torch.long)
+    padded = np.zeros((len(prompts), longest + nodes), dtype=np.int64)
     for row, prompt in enumerate(prompts):
-        input_ids[row, longest - len(prompt) : longest] = torch.tensor(prompt)
-    input_ids = input_ids.to(device, non_blocking=True)
+        padded[row, longest - len(prompt) : longest] = prompt
+    input_ids = to_device(torch.from_numpy(padded), device)
     input_ids[:, longest:] = trie.tokens
-    pads = (longest - lengths).to(device, non_blocking=True)
+    pads = to_device(torch.tensor([longest - len(prompt) for prompt in prompts]), device)
 
     states = heads.hidden_states(
         model,
@@ -130,8 +134,8 @@ def _edges(model: PreTrainedModel, states: torch.Tensor, trie: Trie) -> torch.Te
         stop = min(start + at_once, places)
         edges = slice(trie.first_edge[start], trie.first_edge[stop])
         local = trie.edge_from[edges] - start
-        logits = heads.logits(model, states[:, start:stop])
-        pieces.append(logits[:, local, trie.edge_token[edges]] - logits.logsumexp(-1)[:, local])
+        log_probabilities = heads.logits(model, states[:, start:stop]).log_softmax(-1)
+        pieces.append(log_probabilities[:, local, trie.edge_token[edges]])
     return torch.cat(pieces, dim=1)
 
 
@@ -158,8 +162,10 @@ def _batches(model: PreTrainedModel, lengths: Sequence[int], nodes: int) -> Iter
     """Cut prompts, shortest first, into slices of one forward each, as large as memory's share for it allows."""
     config = model.config.get_text_config()
     width = 4 * max(getattr(config, "intermediate_size", 0) or 0, 4 * config.hidden_size)
-    tokens = ACTIVATION_BYTES // (width * 4)
-    most = MAX_ROWS if model.device.type == "cuda" else MAX_ROWS_CPU
+    room, most = ACTIVATION_BYTES[model.device.type], MAX_ROWS[model.device.type]
+    if model.device.type == "cuda":
+        room = min(room, int(SHARE_OF_FREE_MEMORY * meters.free_bytes(model.device)))
+    tokens = room // (width * 4)
     start = 0
     while start < len(lengths):
         stop = start + 1

@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def find(parameters: Parameters, cache_dir: Path | None, device: torch.device, d
             return Source(None, config, None, {"state_dict": random_weights(config, device, dtype)})
         path, revision = place(parameters.model), parameters.revision
         if path == PACKAGED_MODEL:
-            path, revision = str(packaged_checkpoint(cache_dir or default_cache_dir())), None
+            path, revision = str(_checked_checkpoint(cache_dir or default_cache_dir())), None
         config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
         return Source(path, config, tokenizer, {"revision": revision} if revision else {})
@@ -76,9 +77,13 @@ def find(parameters: Parameters, cache_dir: Path | None, device: torch.device, d
 
 
 def prepare(parameters: Parameters, cache_dir: Path | None) -> None:
-    """Make the packaged model's checkpoint, if the cell needs it, before the time to load it is taken."""
+    """Check or make the packaged model's checkpoint, if the cell needs it, before the time to load it is taken.
+
+    Raises:
+        Invalid: the checkpoint has to be made, and the package is not installed, or holds another file.
+    """
     if parameters.model == PACKAGED_MODEL and parameters.weights == "pretrained":
-        packaged_checkpoint(cache_dir or default_cache_dir())
+        _checked_checkpoint(cache_dir or default_cache_dir())
 
 
 def place(model: str) -> str:
@@ -105,18 +110,19 @@ def packaged_checkpoint(cache_dir: Path) -> Path:
     """Return the folder of the packaged model as a bfloat16 checkpoint, made on first use.
 
     The package holds 4-bit GGUF weights. They are dequantized once; the folder appears under its final name only when
-    it is complete, and its weights are compared with the hash taken then each time they are used.
+    it is complete, and every call compares its files with the hashes taken then. An intact checkpoint needs no package:
+    the folder's name holds the hash of the GGUF file that it was made from.
 
     Raises:
-        Invalid: the package is not installed, or holds another file.
+        Invalid: the checkpoint has to be made, and the package is not installed, or holds another file.
     """
-    gguf = packaged_gguf()
     folder = cache_dir / f"{PACKAGED_MODEL}-{PACKAGED_SHA256[:12]}"
     cache_dir.mkdir(parents=True, exist_ok=True)
     with _exclusive(cache_dir / f"{folder.name}.lock"):
         for half_made in cache_dir.glob(f"{folder.name}.*/"):  # by a process that was killed
             shutil.rmtree(half_made, ignore_errors=True)
         if not _is_intact(folder):
+            gguf = packaged_gguf()
             shutil.rmtree(folder, ignore_errors=True)
             temporary = Path(tempfile.mkdtemp(dir=cache_dir, prefix=f"{folder.name}."))
             try:
@@ -125,6 +131,12 @@ def packaged_checkpoint(cache_dir: Path) -> Path:
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
     return folder
+
+
+@cache
+def _checked_checkpoint(cache_dir: Path) -> Path:
+    # Once a process, which is once a cell: `find`, whose time counts, takes what `prepare` checked.
+    return packaged_checkpoint(cache_dir)
 
 
 def packaged_gguf() -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 
 import bitsandbytes as bnb
@@ -54,6 +55,21 @@ def quantization_state(model: nn.Module) -> Iterator[torch.Tensor]:
         scales = weight.SCB if weight.SCB is not None else int8.state.SCB
         if scales is not None:
             yield scales
+
+
+# Of a model on a GPU, so much is on its way to the host at a time.
+HASHED_AT_ONCE_BYTES = 256 * 1024**2
+
+
+def sha256(model: nn.Module) -> str:
+    """Return a hash of every byte that the model computes with: parameters, buffers and quantization state."""
+    digest = hashlib.sha256()
+    named = (*model.named_parameters(), *model.named_buffers(), *enumerate(quantization_state(model)))
+    for name, tensor in named:
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        for piece in tensor.detach().contiguous().flatten().view(torch.uint8).split(HASHED_AT_ONCE_BYTES):
+            digest.update(piece.cpu().numpy())
+    return digest.hexdigest()
 
 
 def _bytes(tensor: torch.Tensor) -> int:

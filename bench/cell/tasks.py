@@ -14,10 +14,8 @@ from importlib import resources
 from pathlib import Path
 
 from bench.cell.failures import Invalid
+from bench.matrix.tasks import FILES, PARTS, TASKS, KnownTask
 
-SHIPPED = ("intents",)
-HUB_TASKS = {"banking77": "mteb/banking77"}
-PARTS = ("train", "test")
 TEXT_COLUMNS = ("text",)
 LABEL_COLUMNS = ("label_text", "label", "category", "intent")  # the hub's own `label` is a number
 
@@ -101,18 +99,18 @@ def _environment_dir() -> Path | None:
 
 
 def _read(name: str, data_dir: Path | None) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
-    if name in SHIPPED:
+    if name not in TASKS:
+        return _read_folder(Path(name).expanduser())
+    if TASKS[name].shipped:
         with resources.as_file(resources.files("bench.cell") / "data" / name) as folder:
             return _read_folder(folder)
-    if name in HUB_TASKS:
-        if data_dir and (data_dir / name).is_dir():
-            return _read_folder(data_dir / name)
-        return _read_hub(name)
-    return _read_folder(Path(name).expanduser())
+    if data_dir and (data_dir / name).is_dir():
+        return _read_folder(data_dir / name)
+    return _read_hub(TASKS[name])
 
 
 def _read_folder(folder: Path) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
-    train, test = (read_csv(folder / f"{part}.csv") for part in PARTS)
+    train, test = (read_csv(folder / file) for file in FILES)
     return train, test
 
 
@@ -165,19 +163,20 @@ def _column(path: Path, columns: Iterable[str], accepted: tuple[str, ...]) -> st
     )
 
 
-def _read_hub(name: str) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
-    hub_id = HUB_TASKS[name]
+def _read_hub(task: KnownTask) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
     try:
         import datasets
 
         train, test = (
-            _examples(part, ((row["text"], row["label_text"]) for row in datasets.load_dataset(hub_id, split=part)))
+            _examples(
+                part, ((row["text"], row["label_text"]) for row in datasets.load_dataset(task.hub_id, split=part))
+            )
             for part in PARTS
         )
     except Exception as error:
         raise Invalid(
-            f"task {name!r} is not in a data folder, and the hub did not give {hub_id}: {error}",
-            f"pass --data DIR (or set QLORA_BENCH_DATA) where DIR/{name}/ holds train.csv and test.csv",
+            f"task {task.name!r} is not in a data folder, and the hub did not give {task.hub_id}: {error}",
+            f"pass --data DIR (or set QLORA_BENCH_DATA) where DIR/{task.name}/ holds train.csv and test.csv",
         ) from error
     return train, test
 

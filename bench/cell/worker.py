@@ -18,11 +18,12 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, set_seed
 
-from bench.cell import adapters, encoding, heads, meters, precision, quantize, scoring, sources, storage, trie
+from bench.cell import adapters, encoding, heads, meters, precision, quantize, scoring, shared, sources, storage, trie
 from bench.cell.devices import synchronize
 from bench.cell.encoding import TokenizedExample
 from bench.cell.failures import Diverged, Invalid, describe
 from bench.cell.meters import time_s
+from bench.cell.ragged import Rows
 from bench.cell.tasks import Task, load_task
 from bench.cell.train import train
 from bench.matrix.cards import memory_bytes
@@ -51,6 +52,7 @@ class Report:
     device: torch.device
     phase: Phase = "start"
     measures: dict[str, float | int | None] = field(default_factory=dict)
+    losses: tuple[float, ...] = ()
     provenance: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     frozen: set[str] = field(default_factory=set)
@@ -108,7 +110,12 @@ def work(request: Request, send: Send) -> None:
 
 
 def _results(report: Report) -> dict[str, Any]:
-    return {"measures": report.measures, "environment": report.provenance, "warnings": report.warnings}
+    return {
+        "measures": report.measures,
+        "losses": [float(f"{loss:.6g}") for loss in report.losses],
+        "environment": report.provenance,
+        "warnings": report.warnings,
+    }
 
 
 def run_cell(request: Request, report: Report) -> None:
@@ -118,7 +125,8 @@ def run_cell(request: Request, report: Report) -> None:
     precision.check_supported(parameters, device)
     if parameters.vram_limit is not None:
         measures["cap_bytes"] = cap(parameters.vram_limit, device)
-    data_dir, cache_dir = (Path(folder) if folder else None for folder in (request.data_dir, request.cache_dir))
+    data_dir, shared_dir = (Path(folder) if folder else None for folder in (request.data_dir, request.shared_dir))
+    cache_dir = Path(request.cache_dir) if request.cache_dir else sources.default_cache_dir()
     sources.prepare(parameters, cache_dir)
     task = None
     if parameters.weights == "pretrained":
@@ -136,18 +144,21 @@ def run_cell(request: Request, report: Report) -> None:
 
     if parameters.quant_type == "int8":
         report.warnings.append("int8 layers compute in float16, whatever compute_dtype says")
+    examples: Rows[TokenizedExample]
     quality = None
     if task is None or tokenizer is None:
         examples = encoding.synthetic_examples(model.config.get_text_config().vocab_size, parameters.max_length)
     else:
         label_tokens = encoding.encode_labels(tokenizer, task.labels)
-        examples = encoding.encode_examples(tokenizer, task.train, task.labels, label_tokens, parameters.max_length)
-        tests = encoding.encode_examples(tokenizer, task.test, task.labels, label_tokens, parameters.max_length)
-        quality = Quality(task, [test.prompt for test in tests], trie.build(label_tokens), parameters)
+        examples, tests = (
+            encoding.encode_examples(tokenizer, part, task.labels, label_tokens, parameters.max_length, cache_dir)
+            for part in (task.train, task.test)
+        )
+        quality = Quality(task, tests.prompts, trie.build(label_tokens), parameters)
 
     if quality:
         with report.during("score_before"):
-            measures.update(quality.score(model, "before", report))
+            measures.update(quality.before(model, shared_dir, report))
     with report.during("adapt"):
         adapters.adapt(model, parameters)
         measures["adapter_bytes"] = sum(p.numel() * p.element_size() for p in adapters.trainable(model))
@@ -157,28 +168,43 @@ def run_cell(request: Request, report: Report) -> None:
     measures["outside_torch_bytes"] = meters.outside_torch_bytes(device)
     if quality:
         with report.during("score_after"):
-            measures.update(quality.score(model, "after", report))
+            measures.update(quality.after(model, report))
 
 
 @dataclass(frozen=True)
 class Quality:
-    """How good a model is at the task's test part."""
+    """How good a model is at the task's test part: accuracy, macro-F1 and held-out loss, before and after training."""
 
     task: Task
-    prompts: list[tuple[int, ...]]
+    prompts: Rows[tuple[int, ...]]
     labels: trie.Trie
     parameters: Parameters
 
-    def score(self, model: PreTrainedModel, when: str, report: Report) -> dict[str, float]:
-        """Return accuracy, macro-F1 and held-out loss, under names that end in `when`.
+    def before(self, model: PreTrainedModel, shared_dir: Path | None, report: Report) -> dict[str, float]:
+        """Score the base, or take the scores that a cell with the same base has left in `shared_dir`."""
+        if not shared_dir:
+            return self._measures(self._score(model, report), "before")
+        key = shared.key(model, self.prompts, self.labels, self.parameters)
+        scores, reused = shared.scores(shared_dir, key, lambda: self._score(model, report))
+        report.provenance |= {"score_before_key": key, "score_before_reused": reused}
+        return self._measures(scores, "before")
+
+    def after(self, model: PreTrainedModel, report: Report) -> dict[str, float]:
+        return self._measures(self._score(model, report), "after")
+
+    def _score(self, model: PreTrainedModel, report: Report) -> scoring.Scores:
+        model.eval()
+        with precision.autocast(self.parameters, report.device):
+            return scoring.score(model, self.prompts, self.labels, report.progress)
+
+    def _measures(self, scores: scoring.Scores, when: str) -> dict[str, float]:
+        """Return the figures under names that end in `when`.
 
         Raises:
             Diverged: the loss is not finite, so that the figures mean nothing.
         """
-        truth = np.array([self.task.labels.index(example.label) for example in self.task.test])
-        model.eval()
-        with precision.autocast(self.parameters, report.device):
-            scores = scoring.score(model, self.prompts, self.labels, report.progress)
+        numbers = {label: number for number, label in enumerate(self.task.labels)}
+        truth = np.array([numbers[example.label] for example in self.task.test])
         found = scores.measures(truth, when)
         if not math.isfinite(loss := found[f"heldout_loss_{when}"]):
             raise Diverged(f"the held-out loss {when} training is {loss}")
@@ -186,7 +212,7 @@ class Quality:
 
 
 def train_cell(
-    model: PreTrainedModel, examples: list[TokenizedExample], parameters: Parameters, seed: int, report: Report
+    model: PreTrainedModel, examples: Rows[TokenizedExample], parameters: Parameters, seed: int, report: Report
 ) -> dict[str, float | None]:
     """Train on a seed's batches and return what the meters and the losses say."""
     count = encoding.steps_count(parameters, len(examples))
@@ -194,6 +220,7 @@ def train_cell(
     report.provenance["batches_sha256"] = survey.sha256
     batches = encoding.steps(examples, parameters, seed)
     done = train(model, batches, parameters, survey, count, report.progress, lambda: report.freeze_peaks("train"))
+    report.losses = done.losses
     report.provenance["execution_used"] = done.execution
     report.warnings += done.warnings
     if done.skipped:

@@ -12,11 +12,9 @@ from bench.matrix.cards import UNIT_BYTES
 from bench.matrix.kinds import CARD, KINDS, LARGEST_WHOLE, NAMES, REFUSED, read_as
 from bench.matrix.models import PACKAGED_MODEL, SHAPES, is_known
 from bench.matrix.parameters import DERIVED, Parameters
+from bench.matrix.tasks import FILES, TASKS
 from bench.matrix.tree import Node, scalar
 from bench.matrix.wording import closest, described, listing, quoted, written
-
-TASKS = ("banking77", "intents")
-TASK_FILES = ("train.csv", "test.csv")
 
 _TEXTS = ("model", "revision", "task")
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9_][A-Za-z0-9_.-]*")
@@ -155,13 +153,14 @@ def _check_task(name: str) -> str:
         return name
     folder = os.path.expanduser(name)  # noqa: PTH111
     if os.path.isdir(folder):  # noqa: PTH112
-        missing = [file for file in TASK_FILES if not os.path.isfile(os.path.join(folder, file))]  # noqa: PTH113, PTH118
+        missing = [file for file in FILES if not os.path.isfile(os.path.join(folder, file))]  # noqa: PTH113, PTH118
         if missing:
             what = f"the folder {quoted(name)} holds no {listing(missing, 'and no')}"
             raise Mistake(what, "a task is a folder with train.csv and test.csv, each with the columns text and label")
         return name
     near = closest(name, TASKS)
-    fix = f"did you mean {near}?" if near else "write banking77, intents, or a folder with train.csv and test.csv"
+    known = f"{', '.join(TASKS)}, or a folder with {listing(FILES, 'and')}"
+    fix = f"did you mean {near}?" if near else f"write {known}"
     raise Mistake(f"there is no task {quoted(name)}", fix)
 
 

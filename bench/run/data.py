@@ -7,12 +7,9 @@ from pathlib import Path
 
 from bench.errors import BenchError, Problem
 from bench.matrix.plan import Plan
+from bench.matrix.tasks import FILES, TASKS
 
 DATA_VARIABLE = "QLORA_BENCH_DATA"
-
-# Tasks that are taken from this folder where there is one, and from the hub otherwise.
-HUB_TASKS = frozenset({"banking77"})
-FILES = ("train.csv", "test.csv")
 
 
 def find_data(plan: Plan, data_dir: Path | None) -> Path | None:
@@ -27,9 +24,10 @@ def find_data(plan: Plan, data_dir: Path | None) -> Path | None:
     source = "--data" if data_dir else DATA_VARIABLE
     folder = Path(data_dir or variable or "").expanduser().absolute()
     cells = {job.cell.key: job.cell.parameters for job in plan.jobs}.values()
-    tasks = HUB_TASKS & {parameters.task for parameters in cells if parameters.weights == "pretrained"}
+    asked = {parameters.task for parameters in cells if parameters.weights == "pretrained"}
+    tasks = sorted(task.name for task in TASKS.values() if task.name in asked and not task.shipped)
     fix = f"put it there, or leave {source} out to take the task from the hub"
-    files = [folder / task / name for task in sorted(tasks) for name in FILES]
+    files = [folder / task / name for task in tasks for name in FILES]
     if missing := [Problem(f"{source}: there is no {file}", fix) for file in files if not file.is_file()]:
         raise BenchError(missing)
     return folder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -28,6 +29,7 @@ from bench.run.store import (
     MATRIX,
     PLAN,
     RECORDS,
+    SHARED,
     append_record,
     read_records,
     set_records_aside,
@@ -130,6 +132,8 @@ class _Desk:
         path = self.folder / RECORDS
         if fresh and (aside := set_records_aside(path, self.clock.now())):
             self.observer.warned(f"earlier records are now in {aside}")
+        if fresh:
+            shutil.rmtree(self.folder / SHARED, ignore_errors=True)
         contents = read_records(path)
         for warning in contents.warnings:
             self.observer.warned(warning)
@@ -171,7 +175,14 @@ class _Desk:
         with log.open("a", encoding="utf-8") as file:
             file.write(f"=== {cell.id}, seed {job.seed}, attempt {number}, on {slot.name}, {started_at}\n")
         data_dir = str(self.data_dir) if self.data_dir else None
-        request = Request(cell.id, job.seed, parameters.model_dump(mode="json"), slot.device, data_dir)
+        request = Request(
+            cell.id,
+            job.seed,
+            parameters.model_dump(mode="json"),
+            slot.device,
+            data_dir=data_dir,
+            shared_dir=str((self.folder / SHARED).absolute()),
+        )
         worker = self.executor.start(request, slot, log)
         supervision = Supervision(
             worker, self.clock, parameters.timeout, lambda message: self.observer.told(slot, message)

@@ -24,7 +24,7 @@ from bench.run.slots import Slot
 WORKER_COMMAND = (sys.executable, "-P", "-m", "bench.cell")
 
 READ_BYTES = 64 * 1024
-LINE_BYTES = 1024 * 1024  # a longer line is no message
+LINE_BYTES = 8 * 1024 * 1024  # a longer line is no message
 TAIL_BYTES = 4096
 TAIL_LINES = 5
 TAIL_LINE_CHARACTERS = 200

@@ -25,7 +25,7 @@ class Record:
 
     `started_at` is UTC in ISO 8601; `wall_s` is from the start of the process to its result or its end; `slot` is where
     it ran (`gpu0`, `cpu`). `last_peak_allocated_bytes` is torch's peak in the phase in which it ended, null on a CPU.
-    Figures that are not finite are null.
+    `losses` are those of each training step, nats per loss-bearing token. Figures that are not finite are null.
     """
 
     id: str
@@ -46,6 +46,7 @@ class Record:
     measures: Mapping[str, Any]
     environment: Mapping[str, Any]
     warnings: Sequence[str] = ()
+    losses: Sequence[float | None] = ()
 
     @property
     def job(self) -> JobKey:
@@ -93,7 +94,7 @@ def from_line(line: bytes, where: Location | None = None) -> Record:
     if wrong := [name for name, check in CHECKS.items() if not check(entry[name])]:
         raise ValueError(f"{wrong[0]} cannot be {entry[wrong[0]]!r:.40}")
     known = {name: entry[name] for name in FIELDS if name in entry}
-    return Record(**known | {"warnings": tuple(known.get("warnings") or ())})
+    return Record(**known | {name: tuple(known.get(name) or ()) for name in ("warnings", "losses")})
 
 
 def upgrade(entry: dict[str, Any], where: Location | None = None) -> dict[str, Any]:

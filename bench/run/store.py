@@ -20,6 +20,7 @@ MATRIX = "matrix.yaml"
 PLAN = "plan.json"
 ENVIRONMENT = "environment.json"
 LOGS = "logs"
+SHARED = "shared"  # what cells of this run leave for one another; made again where it is missing
 
 PLAN_SCHEMA = 1
 

@@ -39,6 +39,7 @@ class Outcome:
     message: str | None = None
     hint: str | None = None
     measures: Mapping[str, Any] = field(default_factory=dict)
+    losses: Sequence[float] = ()
     environment: Mapping[str, Any] = field(default_factory=dict)
     warnings: Sequence[str] = ()
     last_peak_allocated_bytes: int | None = None
@@ -93,6 +94,7 @@ class Supervision:
             self._result = replace(
                 self._outcome(message["status"], message.get("message"), message.get("hint")),
                 measures=message.get("measures") or {},
+                losses=tuple(message.get("losses") or ()),
                 environment=message.get("environment") or {},
                 warnings=tuple(message.get("warnings") or ()),
             )

@@ -3,6 +3,8 @@ from __future__ import annotations
 import copy
 import math
 from collections import Counter
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -118,9 +120,55 @@ def test_whichever_label_follows_an_example_stays_within_max_length() -> None:
 
     encoded = encoding.encode_examples(tokenizer(), texts, names, labels, 48)
 
-    assert [example.label for example in encoded] == list(labels)
+    assert [encoded[row].label for row in range(len(encoded))] == list(labels)
     assert len(encoded[0].prompt) + max(map(len, labels)) == 48
-    assert all(len(example) <= 48 for example in encoded)
+    assert all(len(encoded[row]) <= 48 for row in range(len(encoded)))
+
+
+TEXTS = [Example(0, "where is my card", "a"), Example(1, "", "b"), Example(2, "ä" * 99, "a")]
+
+
+def encoded(folder: Path | None, texts: list[Example] = TEXTS, max_length: int = 48, **changed: str) -> list[tuple]:
+    """Encode, with a tokenizer that adds what `changed` says, and return plain tuples."""
+    chosen = copy.deepcopy(tokenizer())
+    if normalizer := changed.get("prepend"):
+        chosen._tokenizer.normalizer = normalizers.Prepend(normalizer)
+    labels = encoding.encode_labels(chosen, ["a", "b"])
+    found = encoding.encode_examples(chosen, texts, ["a", "b"], labels, max_length, folder)
+    return [(found[row].prompt, found[row].label) for row in range(len(found))]
+
+
+def test_prompts_are_encoded_once_and_come_back_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = encoded(tmp_path)
+    monkeypatch.setattr(encoding, "encode_prompts", lambda *_: pytest.fail("encoded again"))
+
+    assert encoded(tmp_path) == first
+    monkeypatch.undo()
+    assert encoded(None) == first
+
+
+def test_prompts_of_another_tokenizer_text_or_length_are_encoded_anew(tmp_path: Path) -> None:
+    variants: list[dict[str, Any]] = [{}, {"max_length": 40}, {"texts": TEXTS[:2]}, {"prepend": "now: "}]
+
+    for variant in variants:
+        assert encoded(tmp_path, **variant) == encoded(None, **variant)
+    assert len(list((tmp_path / "tokens").iterdir())) == len(variants)
+
+
+def test_a_tokenizer_that_cannot_say_what_it_does_is_asked_every_time(tmp_path: Path) -> None:
+    class Plain:
+        """Stands for a tokenizer written in Python: it has no backend."""
+
+        eos_token_id = 0
+
+        def __call__(self, text: str | list[str], **_: Any) -> dict[str, Any]:
+            return dict(tokenizer()(text))
+
+    labels = encoding.encode_labels(tokenizer(), ["a", "b"])
+    found = encoding.encode_examples(Plain(), TEXTS, ["a", "b"], labels, 48, tmp_path)  # type: ignore[arg-type]
+
+    assert found[0].prompt == encoded(None)[0][0]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_synthetic_examples_are_random_full_length_and_the_same_every_time() -> None:

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from transformers import AutoModelForCausalLM
 
 from bench.cell import adapters, encoding, graphs, meters, quantize, scoring, steps, storage, trie, worker
 from bench.cell.devices import move
+from bench.cell.encoding import TokenizedExample
 from bench.matrix.parameters import Parameters
 from bench.protocol import MEASURES, Request
 from tests.cell.examples import examples, load, parameters, plain_scores, run, wanted
@@ -136,10 +138,25 @@ def test_a_graph_takes_the_losses_of_eager_steps(tiny: Callable[[str], Path], gi
 
     assert (eager.execution, graph.execution, graph.warnings) == ("eager", "cuda_graph", ())
     assert len(graph.losses) == 60
-    # Optimizers with 8-bit states amplify the last bits, in which kernels of padded batches differ.
+    # Optimizers with 8-bit states amplify the last bits, in which kernels of padded batches differ (see the next test).
     alike = 25 if "8bit" in given["optim"] else 60
     np.testing.assert_allclose(graph.losses[:alike], eager.losses[:alike], rtol=5e-3)
     assert np.mean(graph.losses[-20:]) == pytest.approx(np.mean(eager.losses[-20:]), rel=0.05)
+
+
+@pytest.mark.parametrize("optim", ["paged_adamw_8bit", "adamw_8bit", "paged_adamw_32bit", "adamw_torch_fused"])
+def test_a_graph_of_batches_that_need_no_padding_takes_the_very_losses_of_eager_steps(
+    tiny: Callable[[str], Path], optim: str
+) -> None:
+    data = [TokenizedExample(example.prompt[:5], (example.prompt[0], 0)) for example in examples(40)]
+    given: dict[str, Any] = {"quant_type": "nf4", "optim": optim, "max_steps": 60}
+
+    eager = run(tiny("qwen2"), data, device=GPU, execution="eager", **given)
+    graph = run(tiny("qwen2"), data, device=GPU, execution="cuda_graph", **given)
+
+    assert (graph.execution, graph.warnings) == ("cuda_graph", ())
+    assert graph.losses[-1] < 0.5 * graph.losses[0]
+    np.testing.assert_allclose(graph.losses, eager.losses, rtol=1e-4)
 
 
 @pytest.mark.parametrize("optim", ["paged_adamw_8bit", "adamw_torch_fused"])
@@ -187,6 +204,57 @@ def test_a_real_capture_with_checkpointing_ends_in_one_way_or_the_other_with_the
 
     assert graph.execution == "cuda_graph" or graph.warnings
     np.testing.assert_allclose(graph.losses, eager.losses, rtol=5e-3)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_each_replay_draws_its_own_dropout_masks(
+    tiny: Callable[[str], Path], dropout: float, checkpointing: bool
+) -> None:
+    # The weights stand still, and every step sees the same batch: only masks can make its losses differ.
+    given: dict[str, Any] = {
+        "quant_type": "nf4", "optim": "adamw_torch_fused", "init_lora_weights": False, "learning_rate": 1e-20,
+        "gradient_checkpointing": checkpointing, "lora_dropout": dropout, "max_steps": 60,
+    }  # fmt: skip
+
+    eager = run(tiny("llama"), examples(4), device=GPU, execution="eager", **given)
+    graph = run(tiny("llama"), examples(4), device=GPU, execution="cuda_graph", **given)
+
+    assert (graph.execution, graph.warnings) == ("cuda_graph", ())
+    if dropout:
+        assert len(set(graph.losses)) == 60
+        of_both = np.std([*eager.losses, *graph.losses])
+        assert abs(np.mean(graph.losses[20:]) - np.mean(eager.losses[20:])) < 4 * of_both * math.sqrt(2 / 40)
+        assert np.std(graph.losses[20:]) == pytest.approx(np.std(eager.losses[20:]), rel=0.6)
+    else:
+        np.testing.assert_allclose(graph.losses, graph.losses[0], rtol=1e-5)
+
+
+def test_replayed_steps_never_wait_for_the_gpu(tiny: Callable[[str], Path]) -> None:
+    asked = wanted(tiny("qwen2"), quant_type="nf4", optim="adamw_torch_fused")
+    model, _ = quantize.load(asked, GPU)
+    adapters.adapt(model, asked)
+    it, data = steps.trainee(model, asked, 20), examples(40)
+    batches = list(encoding.steps(data, asked, 0))
+    steps.take(it, batches[0])
+    replay = graphs.capture(it, encoding.survey(data, asked, 0))
+
+    with never_waiting():
+        for step in batches[1:]:
+            replay.take(step)
+
+    assert math.isfinite(replay.loss.item())
+
+
+@contextmanager
+def never_waiting() -> Iterator[None]:
+    """Have torch raise an error wherever the host would wait for the GPU."""
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_auto_reads_both_meters(tiny: Callable[[str], Path]) -> None:
@@ -370,6 +438,37 @@ def test_one_forward_gives_what_a_forward_per_label_gives(
     found = scoring.score(model, prompts(padded), trie.build(labels()))
 
     np.testing.assert_allclose(found.log_likelihoods, plain_scores(model, prompts(padded), labels()), rtol=0, atol=1e-4)
+
+
+def test_scoring_never_waits_for_the_gpu(tiny: Callable[[str], Path]) -> None:
+    model = load(tiny("llama"), GPU, quant_type="nf4")
+    nodes = move(trie.build(labels()), GPU)
+
+    with torch.inference_mode():
+        before = scoring.log_likelihoods(model, prompts(True), nodes)
+        with never_waiting():
+            found = scoring.log_likelihoods(model, prompts(True), nodes)
+
+    assert torch.equal(found, before)
+
+
+def test_scoring_takes_a_share_of_the_memory_that_a_cap_leaves() -> None:
+    torch.cuda.empty_cache()
+    total = torch.cuda.get_device_properties(GPU).total_memory
+    block = torch.empty(512 * MB, dtype=torch.uint8, device=GPU)
+    assert GB < meters.free_bytes(GPU) <= total - 512 * MB
+
+    torch.cuda.set_per_process_memory_fraction(2 * GB / total, GPU)
+
+    assert meters.free_bytes(GPU) == pytest.approx(2 * GB - torch.cuda.memory_allocated(GPU), abs=MB)
+    del block
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_a_base_has_one_hash_however_often_it_is_loaded(tiny: Callable[[str], Path], kind: dict[str, Any]) -> None:
+    hashes = {storage.sha256(load(tiny("qwen2"), GPU, compute_dtype="float16", **kind)) for _ in range(2)}
+
+    assert len(hashes) == 1
 
 
 @pytest.mark.parametrize("kind", ["float16", "float32"])

@@ -99,7 +99,7 @@ def test_scores_do_not_depend_on_what_shares_the_batch(
 ) -> None:
     model = load(tiny("qwen2"))
     together = scoring.score(model, prompts(True), trie.build(labels()))
-    monkeypatch.setattr(scoring, "MAX_ROWS_CPU", most)
+    monkeypatch.setitem(scoring.MAX_ROWS, "cpu", most)
     told = []
 
     apart = scoring.score(model, prompts(True), trie.build(labels()), lambda done, total: told.append((done, total)))
@@ -111,7 +111,7 @@ def test_scores_do_not_depend_on_what_shares_the_batch(
 def test_prompts_that_outgrow_the_room_for_activations_are_scored_one_by_one(
     tiny: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scoring, "ACTIVATION_BYTES", 1)
+    monkeypatch.setitem(scoring.ACTIVATION_BYTES, "cpu", 1)
     told = []
 
     scoring.score(

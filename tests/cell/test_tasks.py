@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,6 +14,7 @@ from pyarrow import parquet
 from bench.cell import tasks
 from bench.cell.failures import Invalid
 from bench.cell.tasks import Example, load_task, read_csv, subset
+from bench.matrix.tasks import TASKS
 
 HOSTILE = "He said \"now\",\r\nthen\nnothing; naïve — 東京 🙂, 'ok'\t."
 
@@ -202,7 +204,7 @@ def test_banking77_is_read_from_the_hub_where_no_folder_has_it(
         else:
             rows = "".join(f"{t},{n},{name}\n" for t, n, name in zip(*columns.values(), strict=True))
             write(tmp_path / "data" / f"{part}.csv", "text,label,label_text\n" + rows)
-    monkeypatch.setitem(tasks.HUB_TASKS, "banking77", str(tmp_path))
+    monkeypatch.setitem(TASKS, "banking77", replace(TASKS["banking77"], hub_id=str(tmp_path)))
 
     task = load_task("banking77", tmp_path / "elsewhere")
 

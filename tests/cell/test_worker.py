@@ -58,14 +58,22 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def request(folder: Path, task: Path, seed: int = 0, device: str = "cpu", **given: Any) -> Request:
+def request(
+    folder: Path, task: Path, seed: int = 0, device: str = "cpu", shared_dir: Path | None = None, **given: Any
+) -> Request:
     chosen = {
         "model": str(folder), "task": str(task), "max_length": 48, "batch_size": 8, "max_steps": 4,
         "learning_rate": 1e-2, **given,
     }  # fmt: skip
     if chosen.get("quant_type", "nf4") not in ("nf4", "fp4"):
         chosen.setdefault("double_quant", False)
-    return Request("cell", seed, Parameters(**chosen).model_dump(mode="json"), device)  # type: ignore[arg-type]
+    return Request(
+        "cell",
+        seed,
+        Parameters(**chosen).model_dump(mode="json"),
+        device,  # type: ignore[arg-type]
+        shared_dir=str(shared_dir) if shared_dir else None,
+    )
 
 
 @pytest.fixture
@@ -164,7 +172,8 @@ def test_a_cell_tells_its_phases_its_progress_and_its_end(cell: Cell) -> None:
     }  # fmt: skip
     end = messages[-1]
     assert set(end) == {
-        "kind", "phase", "peak_allocated_bytes", "status", "message", "hint", "measures", "environment", "warnings",
+        "kind", "phase", "peak_allocated_bytes", "status", "message", "hint", "measures", "losses", "environment",
+        "warnings",
     }  # fmt: skip
     assert (end["status"], end["phase"], end["message"], end["hint"]) == ("ok", "score_after", None, None)
 
@@ -256,6 +265,41 @@ def test_cells_of_all_sorts_go_through(cell: Cell, given: dict[str, Any]) -> Non
     end = cell(**given)[-1]
 
     assert (end["status"], end["message"]) == ("ok", None)
+
+
+# What cells share -----------------------------------------------------------------------------------------------------
+
+
+def test_the_losses_of_every_step_are_sent(cell: Cell) -> None:
+    end = cell(max_steps=10)[-1]
+
+    assert len(end["losses"]) == 10
+    assert end["losses"][0] == pytest.approx(end["measures"]["train_loss_first"], rel=1e-5)
+    assert end["losses"][-1] == pytest.approx(end["measures"]["train_loss_last"], rel=1e-5)
+
+
+def test_cells_with_the_same_base_score_it_once_and_say_so(cell: Cell, tmp_path: Path) -> None:
+    first, second = (cell(shared_dir=tmp_path, target_modules=target)[-1] for target in ("all-linear", "attention"))
+    other = cell(shared_dir=tmp_path, quant_type="fp4")[-1]
+    alone = cell(target_modules="attention")[-1]
+
+    reused = [end["environment"]["score_before_reused"] for end in (first, second, other)]
+    assert reused == [False, True, False]
+    assert first["environment"]["score_before_key"] == second["environment"]["score_before_key"]
+    assert "score_before_key" not in alone["environment"]
+    for name in ("accuracy", "macro_f1", "heldout_loss"):
+        assert second["measures"][f"{name}_before"] == first["measures"][f"{name}_before"]
+        assert second["measures"][f"{name}_before"] == alone["measures"][f"{name}_before"]
+        assert second["measures"][f"{name}_after"] == alone["measures"][f"{name}_after"]
+    assert second["losses"] == alone["losses"] != first["losses"]
+
+
+def test_a_cell_that_reuses_scores_tells_no_progress_of_scoring_before(cell: Cell, tmp_path: Path) -> None:
+    cell(shared_dir=tmp_path)
+    messages = cell(shared_dir=tmp_path)
+
+    assert [message["phase"] for message in messages if message["kind"] == "phase"] == ALL_PHASES
+    assert "score_before" not in {message["phase"] for message in messages if message["kind"] == "progress"}
 
 
 # Failures -------------------------------------------------------------------------------------------------------------

@@ -414,6 +414,19 @@ def test_the_folder_of_data_reaches_the_worker(bench, tmp_path):
     assert bench.executor.started[0].request.data_dir == str(tmp_path)
 
 
+def test_workers_of_a_run_share_a_folder_that_a_fresh_start_empties(bench):
+    bench.run(plan_of("a", "b"))
+    folders = {worker.request.shared_dir for worker in bench.executor.started}
+    assert folders == {str(bench.folder / "shared")}
+    left = bench.folder / "shared" / "scores"
+    left.parent.mkdir()
+    left.write_text("of an earlier cell")
+    bench.run(plan_of("a", "b", "c"))
+    assert left.exists()
+    bench.run(plan_of("a", "b"), fresh=True)
+    assert not left.exists()
+
+
 # With real processes and real signals ---------------------------------------------------------------------------------
 
 PROGRAM = """

@@ -13,7 +13,8 @@ from .examples import record
 
 
 def test_a_line_holds_the_schema_first_and_gives_the_record_back():
-    original = record(message="a\nb → c", measures={"load_s": 1.25, "steps_count": 3, "cap_bytes": None})
+    measures = {"load_s": 1.25, "steps_count": 3, "cap_bytes": None}
+    original = record(message="a\nb → c", measures=measures, losses=(2.5, 1.25), warnings=("slow",))
     line = to_line(original)
     assert next(iter(json.loads(line))) == "schema"
     assert line.endswith(b"}\n")
@@ -53,6 +54,12 @@ def test_a_field_of_a_later_version_of_the_same_schema_is_passed_over():
 def test_a_damaged_line_is_a_value_error(line):
     with pytest.raises(ValueError):  # noqa: PT011
         from_line(line)
+
+
+def test_a_line_from_before_losses_were_kept_has_none():
+    entry = json.loads(to_line(record(losses=(1.0,))))
+    del entry["losses"]
+    assert from_line(json.dumps(entry).encode()).losses == ()
 
 
 def test_a_newer_schema_is_refused_with_its_place():

@@ -29,7 +29,10 @@ class Watched:
 
 
 def test_the_result_of_a_worker_becomes_its_outcome():
-    end = {"message": "a note", "hint": "a hint", "measures": {"load_s": 1.5}, "environment": {"torch": "2.13"}}
+    end = {
+        "message": "a note", "hint": "a hint", "measures": {"load_s": 1.5}, "losses": (2.0, 1.0),
+        "environment": {"torch": "2.13"},
+    }  # fmt: skip
     watched = Watched(finishes("oom", 8.0, "train", peak_allocated_bytes=99, **end))
     outcome = watched.until(20)
     assert outcome == Outcome("oom", "train", 8.0, last_peak_allocated_bytes=99, **end)
