@@ -5,6 +5,7 @@ answers with messages, a JSON object a line, on its standard output:
 
 * `{"kind": "phase", "phase": "load"}`: a phase begins.
 * `{"kind": "progress", "phase": "train", "done": 12, "total": 313}`: some of its units of work are done.
+* `{"kind": "replay", "phase": "train"}`: from here on CUDA graphs are replayed, which a busy host does not slow.
 * `{"kind": "end", "status": "ok", "phase": "score_after", "message": null, "hint": null, "measures": {...},
   "losses": [...], "environment": {...}, "warnings": [...]}`: the last one, whatever happened. `losses` are those of
   each training step, nats per loss-bearing token. A worker that ends without this message has crashed.

@@ -75,7 +75,7 @@ def test_a_plan_in_json_names_every_cell_and_imports_neither_torch_nor_pandas():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     cells = json.loads(done.stdout)["cells"]
-    assert len(cells) == 18
+    assert len(cells) == 19
     assert set(cells[0]) == {"id", "key", "parameters"}
     assert set(cells[0]["parameters"]) == set(Parameters.model_fields)
 

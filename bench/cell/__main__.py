@@ -26,10 +26,10 @@ def main() -> None:
     def send(message: dict[str, Any]) -> None:
         channel.write(json.dumps(finite(message), allow_nan=False) + "\n")
 
-    request = Request.from_json(sys.stdin.read())
+    # Seconds of imports come first, so that a run can start a worker before it has a request for it.
     from bench.cell.worker import work
 
-    work(request, send)
+    work(Request.from_json(sys.stdin.read()), send)
 
 
 def _die_with(parent: str | None) -> None:

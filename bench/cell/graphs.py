@@ -77,15 +77,15 @@ def capture(it: Trainee, survey: Survey) -> Replay:
     pool = torch.cuda.graph_pool_handle()
     # A stream of its own: a graph keeps the address of its stream's cuBLAS workspace, and torch frees that workspace
     # when any other graph of the same stream is destroyed (github.com/pytorch/pytorch/issues/193402).
-    stream = torch.cuda.Stream(device)
+    stream, current = torch.cuda.Stream(device), torch.cuda.current_stream(device)
     restore = _snapshot(it)
 
     def record(run: Callable[[], None]) -> torch.cuda.CUDAGraph:
-        stream.wait_stream(torch.cuda.current_stream(device))
+        stream.wait_stream(current)
         with torch.cuda.stream(stream):
             for _ in range(WARMUP_PASSES):
                 run()
-        torch.cuda.current_stream(device).wait_stream(stream)
+        current.wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=pool, stream=stream):
             run()
@@ -106,6 +106,9 @@ def capture(it: Trainee, survey: Survey) -> Replay:
             buckets[length] = Bucket(batch, record(partial(passes, batch)))
         updater = record(update_and_clear).replay if it.parameters.optim in optim.CAPTURABLE else update_and_clear
     finally:
+        # Where a capture fails, torch leaves its stream current. bitsandbytes' optimizers and quantization always work
+        # on the default one, and what runs on another does not wait for them.
+        torch.cuda.set_stream(current)
         restore()
     return Replay(it, dict(sorted(buckets.items())), updater, loss, loss_tokens)
 

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from inspect import signature
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from bench.cell.failures import Invalid
+
+# SDPA that is told that attention is causal, instead of shown a mask that says so: its fastest kernels take no mask.
+# Transformers makes no masks for an attention that it knows no masks of.
+CAUSAL_SDPA = "causal_sdpa"
+AttentionInterface.register(CAUSAL_SDPA, sdpa_attention_forward)
+MASKED = frozenset({"sdpa", "eager"})
 
 
 def hidden_states(model: PreTrainedModel, input_ids: torch.Tensor, **arguments: Any) -> torch.Tensor:
@@ -23,6 +32,26 @@ def hidden_states(model: PreTrainedModel, input_ids: torch.Tensor, **arguments: 
     return states
 
 
+def attend_causally(model: PreTrainedModel) -> None:
+    """Have a model's SDPA attention take no masks, for rows that all start at their first token."""
+    if model.config._attn_implementation == "sdpa":
+        model.set_attn_implementation(CAUSAL_SDPA)
+
+
+@contextmanager
+def taking_masks(model: PreTrainedModel) -> Iterator[None]:
+    """Lend SDPA to a model whose attention takes no masks, such as flash attention."""
+    kind = model.config._attn_implementation
+    lent = kind not in MASKED
+    if lent:
+        model.set_attn_implementation("sdpa")
+    try:
+        yield
+    finally:
+        if lent:
+            model.set_attn_implementation(kind)
+
+
 def causal(model: PreTrainedModel, input_ids: torch.Tensor) -> dict[str, torch.Tensor | None]:
     """Return mask and positions of rows that start at their first token; stated, so that no host sync derives them."""
     positions = torch.arange(input_ids.shape[1], device=input_ids.device)
@@ -35,10 +64,10 @@ def causal(model: PreTrainedModel, input_ids: torch.Tensor) -> dict[str, torch.T
 def mask(model: PreTrainedModel, sees: torch.Tensor) -> torch.Tensor | None:
     """Turn who sees whom, booleans [rows, tokens, tokens], into what the model's attention takes.
 
-    SDPA takes booleans, eager attention adds zeros and huge negatives, flash attention is causal by itself.
+    SDPA takes booleans, eager attention adds zeros and huge negatives; others take none, and are causal by themselves.
     """
     kind = model.config._attn_implementation
-    if kind.startswith("flash"):
+    if kind not in MASKED:
         return None
     if kind == "eager":
         zeros = torch.zeros(sees.shape, device=sees.device)

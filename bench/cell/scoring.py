@@ -9,7 +9,6 @@ exception is int8, whose layers choose outlier columns over everything in a forw
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,7 +74,7 @@ def score(
     trie = move(trie, device)
     by_length = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
     parts = []
-    with _masks_taken(model):
+    with heads.taking_masks(model):
         for rows in _batches(model, [len(prompts[row]) for row in by_length], len(trie.tokens)):
             parts.append(log_likelihoods(model, [prompts[row] for row in by_length[rows]], trie))
             progress(rows.stop, len(prompts))
@@ -83,19 +82,6 @@ def score(
     result = np.empty_like(found)
     result[by_length] = found
     return Scores(result, trie.lengths.cpu().numpy())
-
-
-@contextmanager
-def _masks_taken(model: PreTrainedModel) -> Iterator[None]:
-    """Lend SDPA to a model with flash attention, which takes no mask of its own; training goes on with its own."""
-    kind = model.config._attn_implementation
-    if kind.startswith("flash"):
-        model.set_attn_implementation("sdpa")
-    try:
-        yield
-    finally:
-        if kind.startswith("flash"):
-            model.set_attn_implementation(kind)
 
 
 def log_likelihoods(model: PreTrainedModel, prompts: Sequence[tuple[int, ...]], trie: Trie) -> torch.Tensor:

@@ -16,6 +16,7 @@ from bench.cell.devices import move
 from bench.cell.encoding import Batch, Survey
 from bench.cell.failures import Diverged, Invalid
 from bench.cell.meters import Step, StepClock
+from bench.cell.optim import CAPTURABLE
 from bench.cell.steps import Trainee
 from bench.matrix.parameters import Parameters
 
@@ -23,7 +24,7 @@ Execution = Literal["eager", "cuda_graph"]
 Take = Callable[[Sequence[Batch]], torch.Tensor]
 
 # Steps that every cell takes eagerly; those after warm-up are the eager meter.
-EAGER_STEPS = 15
+EAGER_STEPS = 12
 # Steps after which `execution: auto` compares a graph with them.
 TRIAL_STEPS = 15
 # Losses are looked at once in so many steps, since a look waits for the GPU.
@@ -60,6 +61,7 @@ def train(
     count: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
     eager_done: Callable[[], None] = lambda: None,
+    replaying: Callable[[], None] = lambda: None,
 ) -> Training:
     """Train the adapters of a model, as Transformers' `Trainer` would with the same arguments.
 
@@ -71,6 +73,7 @@ def train(
         count: the number of optimizer steps, which the schedule needs.
         progress: called with the number of steps done and their total.
         eager_done: called before a graph is captured, when memory has seen all that an eager run would show it.
+        replaying: called when all that is left of training is replayed from graphs, the optimizer's part included.
 
     Raises:
         Diverged: a loss is not finite, or every step overflowed.
@@ -109,6 +112,8 @@ def train(
             warnings.append(
                 f"a CUDA graph took {graph_s:.3g} s a step, more than {eager_s:.3g} s: the cell ran eagerly"
             )
+    if replay and parameters.optim in CAPTURABLE:
+        replaying()
     settled = steady if replay else eager
     _run(replay.take if replay else eagerly, left, losses, settled)
     losses.check()

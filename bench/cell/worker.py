@@ -219,7 +219,16 @@ def train_cell(
     survey = encoding.survey(examples, parameters, seed)
     report.provenance["batches_sha256"] = survey.sha256
     batches = encoding.steps(examples, parameters, seed)
-    done = train(model, batches, parameters, survey, count, report.progress, lambda: report.freeze_peaks("train"))
+    done = train(
+        model,
+        batches,
+        parameters,
+        survey,
+        count,
+        progress=report.progress,
+        eager_done=lambda: report.freeze_peaks("train"),
+        replaying=lambda: report.message("replay"),
+    )
     report.losses = done.losses
     report.provenance["execution_used"] = done.execution
     report.warnings += done.warnings

@@ -6,7 +6,7 @@ import json
 import shutil
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -104,13 +104,24 @@ def is_due(history: Sequence[Record], retry: Collection[Status] = ()) -> bool:
 
 
 @dataclass(frozen=True)
-class _Attempt:
+class _Next:
+    """An attempt that is about to be made. `prepared`: its worker was started before its turn came."""
+
     job: Job
     slot: Slot
     number: int
+    log: Path
+    prepared: bool = False
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """An attempt under way."""
+
+    next: _Next
     started_at: str
-    worker: Worker
     supervision: Supervision
+    worker: Worker
 
 
 @dataclass
@@ -126,6 +137,7 @@ class _Desk:
     machine: Mapping[str, Any] = field(default_factory=machine_facts)
     history: dict[JobKey, list[Record]] = field(default_factory=dict)
     running: list[_Attempt] = field(default_factory=list)
+    prepared: dict[Slot, _Next] = field(default_factory=dict)
     attempts_count: int = 0
 
     def open_folder(self, slots: Sequence[Slot], fresh: bool) -> None:
@@ -149,47 +161,67 @@ class _Desk:
         self.observer.begun(tuple(due.values()), [self.history[key][-1] for key in jobs if key not in due], slots)
         queue = deque(due.values())
         try:
-            while (queue or self.running) and not stop():
+            while (queue or self.prepared or self.running) and not stop():
                 self._fill(slots, queue)
                 self.executor.wait(TICK_S)
                 self._collect(queue)
+                self._look_ahead(queue)
             ends = [self._conclude(attempt, attempt.supervision.interrupt()) for attempt in tuple(self.running)]
         finally:
             for attempt in self.running:
                 attempt.worker.kill()
+            self.executor.close()
         records = tuple(self.history[key][-1] for key in jobs if self.history.get(key))
-        interrupted = bool(queue) or any(record.status == "interrupted" for record in ends)
+        interrupted = bool(queue or self.prepared) or any(record.status == "interrupted" for record in ends)
         return RunSummary(self.folder, records, self.attempts_count, interrupted)
 
     def _fill(self, slots: Sequence[Slot], queue: deque[Job]) -> None:
-        taken = {attempt.slot for attempt in self.running}
+        taken = {attempt.next.slot for attempt in self.running}
         for slot in slots:
-            if queue and slot not in taken:
-                self._start(queue.popleft(), slot)
+            if slot in taken:
+                continue
+            if slot in self.prepared:
+                self._start(self.prepared.pop(slot))
+            elif queue:
+                self._start(self._next(queue.popleft(), slot))
 
-    def _start(self, job: Job, slot: Slot) -> None:
-        cell, parameters = job.cell, job.cell.parameters
-        number = 1 + max((record.attempt for record in self.history.get((cell.key, job.seed), ())), default=0)
-        started_at = timestamp(self.clock.now())
-        log = self.folder / LOGS / f"{cell.id}-s{job.seed}.log"
+    def _look_ahead(self, queue: deque[Job]) -> None:
+        """Have a GPU's next worker import its libraries, which takes seconds, while the one before needs the GPU only.
+
+        On the CPU the two would compete.
+        """
+        for slot in [attempt.next.slot for attempt in self.running if attempt.supervision.spares_the_host]:
+            if queue and slot.gpu and slot not in self.prepared:
+                self.prepared[slot] = replace(self._next(queue.popleft(), slot), prepared=True)
+                self.executor.prepare(slot, self.prepared[slot].log)
+
+    def _next(self, job: Job, slot: Slot) -> _Next:
+        number = 1 + max((record.attempt for record in self.history.get((job.cell.key, job.seed), ())), default=0)
+        log = self.folder / LOGS / f"{job.cell.id}-s{job.seed}.log"
         with log.open("a", encoding="utf-8") as file:
-            file.write(f"=== {cell.id}, seed {job.seed}, attempt {number}, on {slot.name}, {started_at}\n")
-        data_dir = str(self.data_dir) if self.data_dir else None
+            file.write(
+                f"=== {job.cell.id}, seed {job.seed}, attempt {number}, on {slot.name}, {timestamp(self.clock.now())}\n"
+            )
+        return _Next(job, slot, number, log)
+
+    def _start(self, coming: _Next) -> None:
+        cell, slot = coming.job.cell, coming.slot
         request = Request(
             cell.id,
-            job.seed,
-            parameters.model_dump(mode="json"),
+            coming.job.seed,
+            cell.parameters.model_dump(mode="json"),
             slot.device,
-            data_dir=data_dir,
+            data_dir=str(self.data_dir) if self.data_dir else None,
             shared_dir=str((self.folder / SHARED).absolute()),
         )
-        worker = self.executor.start(request, slot, log)
+        started_at = timestamp(self.clock.now())
+        worker = self.executor.start(request, slot, coming.log)
         supervision = Supervision(
-            worker, self.clock, parameters.timeout, lambda message: self.observer.told(slot, message)
+            worker, self.clock, cell.parameters.timeout, lambda message: self.observer.told(slot, message)
         )
-        self.running.append(_Attempt(job, slot, number, started_at, worker, supervision))
+        self.running.append(_Attempt(coming, started_at, supervision, worker))
         self.attempts_count += 1
-        self.observer.started(slot, job, number)
+        self.observer.started(slot, coming.job, coming.number)
 
     def _collect(self, queue: deque[Job]) -> None:
         for attempt in tuple(self.running):
@@ -197,27 +229,28 @@ class _Desk:
                 continue
             record = self._conclude(attempt, outcome)
             if self._is_tried_again(record):
-                queue.appendleft(attempt.job)
+                queue.appendleft(attempt.next.job)
 
     def _is_tried_again(self, record: Record) -> bool:
         return record.status == "crashed" and is_due(self.history[record.job])
 
     def _conclude(self, attempt: _Attempt, outcome: Outcome) -> Record:
-        cell = attempt.job.cell
+        made, cell = attempt.next, attempt.next.job.cell
+        facts = {**self.machine, **slot_facts(made.slot), "worker_prepared": made.prepared}
         record = Record(
             id=cell.id,
             key=cell.key,
-            seed=attempt.job.seed,
-            attempt=attempt.number,
+            seed=made.job.seed,
+            attempt=made.number,
             matrix=self.plan.matrix.name,
             parameters=cell.parameters.model_dump(mode="json"),
             protocol=PROTOCOL_VERSION,
             started_at=attempt.started_at,
-            slot=attempt.slot.name,
-            **asdict(outcome) | {"environment": {**self.machine, **slot_facts(attempt.slot), **outcome.environment}},
+            slot=made.slot.name,
+            **asdict(outcome) | {"environment": facts | dict(outcome.environment)},
         )
         append_record(self.folder / RECORDS, record)
         self.running.remove(attempt)
         self.history.setdefault(record.job, []).append(record)
-        self.observer.finished(attempt.slot, record, self._is_tried_again(record))
+        self.observer.finished(made.slot, record, self._is_tried_again(record))
         return record

@@ -35,8 +35,14 @@ class Worker(Protocol):
 
 
 class Executor(Protocol):
+    def prepare(self, slot: Slot, log: Path) -> None:
+        """Have a worker get ready for the next `start` with the same arguments: Python and libraries, not the GPU."""
+
     def start(self, request: Request, slot: Slot, log: Path) -> Worker:
         """Start a worker on a slot; what it says beside its messages is appended to the file `log`."""
+
+    def close(self) -> None:
+        """End the workers that were prepared and never started."""
 
     def wait(self, timeout_s: float) -> None:
         """Wait until a worker has something to say, at most `timeout_s` seconds."""

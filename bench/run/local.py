@@ -37,14 +37,32 @@ class LocalExecutor:
     def __init__(self, command: Sequence[str] = WORKER_COMMAND) -> None:
         self._command = tuple(command)
         self._selector = selectors.DefaultSelector()
+        self._prepared: dict[tuple[Slot, Path], LocalWorker] = {}
 
-    def start(self, request: Request, slot: Slot, log: Path) -> LocalWorker:
-        """Start a worker and hand it its request.
+    def prepare(self, slot: Slot, log: Path) -> None:
+        """Start a worker that waits for its request once its imports are done.
 
         Raises:
             OSError: the process cannot be started, or the log cannot be written.
         """
-        return LocalWorker(self._command, worker_environment(slot, os.environ), request, log, self._selector)
+        self._prepared[slot, log] = self._spawn(slot, log)
+
+    def start(self, request: Request, slot: Slot, log: Path) -> LocalWorker:
+        """Start a worker, unless one is prepared, and hand it its request.
+
+        Raises:
+            OSError: the process cannot be started, or the log cannot be written.
+        """
+        worker = self._prepared.pop((slot, log), None) or self._spawn(slot, log)
+        worker.take(request)
+        return worker
+
+    def close(self) -> None:
+        while self._prepared:
+            self._prepared.popitem()[1].kill()
+
+    def _spawn(self, slot: Slot, log: Path) -> LocalWorker:
+        return LocalWorker(self._command, worker_environment(slot, os.environ), log, self._selector)
 
     def wait(self, timeout_s: float) -> None:
         self._selector.select(timeout_s)
@@ -57,7 +75,6 @@ class LocalWorker:
         self,
         command: Sequence[str],
         environment: Mapping[str, str],
-        request: Request,
         log: Path,
         selector: selectors.BaseSelector,
     ) -> None:
@@ -78,7 +95,10 @@ class LocalWorker:
         self._ended = False
         self._stdout = cast(IO[bytes], self._process.stdout)
         os.set_blocking(self._stdout.fileno(), False)
-        selector.register(self._stdout, selectors.EVENT_READ)
+
+    def take(self, request: Request) -> None:
+        """Hand over the request, which the worker reads when it is ready, and listen to it from now on."""
+        self._selector.register(self._stdout, selectors.EVENT_READ)
         with suppress(BrokenPipeError), cast(IO[bytes], self._process.stdin) as stdin:
             stdin.write(request.to_json().encode())
 
@@ -96,6 +116,7 @@ class LocalWorker:
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(DEATH_S)
             self._ended = True
+        cast(IO[bytes], self._process.stdin).close()
         self._let_go()
         self._unread = b""
         self._log.close()
@@ -149,7 +170,8 @@ class LocalWorker:
 
     def _let_go(self) -> None:
         if not self._stdout.closed:
-            self._selector.unregister(self._stdout)
+            with suppress(KeyError):  # a worker that was never started
+                self._selector.unregister(self._stdout)
             self._stdout.close()
 
     def _last_words(self) -> tuple[str, ...]:

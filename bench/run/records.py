@@ -23,9 +23,10 @@ JobKey = tuple[str, int]
 class Record:
     """One attempt, counted from 1 over all runs.
 
-    `started_at` is UTC in ISO 8601; `wall_s` is from the start of the process to its result or its end; `slot` is where
-    it ran (`gpu0`, `cpu`). `last_peak_allocated_bytes` is torch's peak in the phase in which it ended, null on a CPU.
-    `losses` are those of each training step, nats per loss-bearing token. Figures that are not finite are null.
+    `started_at` is UTC in ISO 8601. `wall_s` is from the start of the process, or from its request where it had been
+    prepared, to its result or its end. `slot` is where it ran (`gpu0`, `cpu`). `last_peak_allocated_bytes` is torch's
+    peak in the phase in which it ended, null on a CPU. `losses` are those of each training step, nats per loss-bearing
+    token. Figures that are not finite are null.
     """
 
     id: str

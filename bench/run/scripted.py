@@ -93,14 +93,28 @@ class ScriptedWorker:
 
 
 class ScriptedExecutor:
-    """Starts workers that follow `script(request, attempt)`, attempts counted from 1; `started` keeps them in order."""
+    """Starts workers that follow `script(request, attempt)`, attempts counted from 1; `started` keeps them in order.
+
+    `prepared` are the slots and logs of the workers that were prepared, each with its second; `waiting` are those of
+    them that were not started yet.
+    """
 
     def __init__(self, clock: ScriptedClock, script: Callable[[Request, int], Script]) -> None:
         self._clock = clock
         self._script = script
         self.started: list[ScriptedWorker] = []
+        self.prepared: list[tuple[float, Slot, Path]] = []
+        self.waiting: set[tuple[Slot, Path]] = set()
 
-    def start(self, request: Request, slot: Slot, log: Path) -> ScriptedWorker:  # noqa: ARG002
+    def prepare(self, slot: Slot, log: Path) -> None:
+        self.prepared.append((self._clock.elapsed_s, slot, log))
+        self.waiting.add((slot, log))
+
+    def close(self) -> None:
+        self.waiting.clear()
+
+    def start(self, request: Request, slot: Slot, log: Path) -> ScriptedWorker:
+        self.waiting.discard((slot, log))
         job = (request.id, request.seed)
         attempt = 1 + sum((worker.request.id, worker.request.seed) == job for worker in self.started)
         worker = ScriptedWorker(request, slot, self._script(request, attempt), self._clock, self._clock.elapsed_s)

@@ -57,7 +57,13 @@ class Supervision:
         self._phase: Phase = "start"
         self._progress = ""
         self._peak: int | None = None
+        self._replays = False
         self._result: Outcome | None = None
+
+    @property
+    def spares_the_host(self) -> bool:
+        """Tell whether nothing that the worker still times could be slowed by work on the host's other cores."""
+        return self._replays or self._phase == "score_after"
 
     def check(self) -> Outcome | None:
         """Take in what the worker has said; return its outcome once there is one.
@@ -83,8 +89,9 @@ class Supervision:
 
     def _take(self, message: Message) -> None:
         kind, phase = message.get("kind"), message.get("phase")
-        if kind not in ("phase", "progress", "end") or self._result is not None:
+        if kind not in ("phase", "progress", "replay", "end") or self._result is not None:
             return
+        self._replays |= kind == "replay"
         if phase in PHASES:
             self._phase = phase
         if isinstance(peak := message.get("peak_allocated_bytes"), int):

@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM
 from bench.cell import adapters, encoding, graphs, meters, quantize, scoring, steps, storage, trie, worker
 from bench.cell.devices import move
 from bench.cell.encoding import TokenizedExample
+from bench.cell.train import EAGER_STEPS
 from bench.matrix.parameters import Parameters
 from bench.protocol import MEASURES, Request
 from tests.cell.examples import examples, load, parameters, plain_scores, run, wanted
@@ -138,10 +139,7 @@ def test_a_graph_takes_the_losses_of_eager_steps(tiny: Callable[[str], Path], gi
 
     assert (eager.execution, graph.execution, graph.warnings) == ("eager", "cuda_graph", ())
     assert len(graph.losses) == 60
-    # Optimizers with 8-bit states amplify the last bits, in which kernels of padded batches differ (see the next test).
-    alike = 25 if "8bit" in given["optim"] else 60
-    np.testing.assert_allclose(graph.losses[:alike], eager.losses[:alike], rtol=5e-3)
-    assert np.mean(graph.losses[-20:]) == pytest.approx(np.mean(eager.losses[-20:]), rel=0.05)
+    np.testing.assert_allclose(graph.losses, eager.losses, rtol=5e-3)
 
 
 @pytest.mark.parametrize("optim", ["paged_adamw_8bit", "adamw_8bit", "paged_adamw_32bit", "adamw_torch_fused"])
@@ -156,7 +154,7 @@ def test_a_graph_of_batches_that_need_no_padding_takes_the_very_losses_of_eager_
 
     assert (graph.execution, graph.warnings) == ("cuda_graph", ())
     assert graph.losses[-1] < 0.5 * graph.losses[0]
-    np.testing.assert_allclose(graph.losses, eager.losses, rtol=1e-4)
+    np.testing.assert_allclose(graph.losses, eager.losses, rtol=1e-6)
 
 
 @pytest.mark.parametrize("optim", ["paged_adamw_8bit", "adamw_torch_fused"])
@@ -190,6 +188,20 @@ def test_a_step_that_cannot_be_captured_is_taken_eagerly_as_if_nothing_had_been_
     assert [warning.partition(": ")[2] for warning in graph.warnings] == [
         "operation not permitted when stream is capturing"
     ]
+    np.testing.assert_allclose(graph.losses, eager.losses, rtol=1e-3)
+
+
+def test_after_a_capture_that_fails_work_goes_on_where_it_was(tiny: Callable[[str], Path]) -> None:
+    # int8 layers wait for the GPU, which ends a capture.
+    given: dict[str, Any] = {"quant_type": "int8", "max_steps": 40}
+    data = examples(40)
+    before = torch.cuda.current_stream(GPU)
+
+    eager = run(tiny("qwen2"), data, device=GPU, execution="eager", **given)
+    graph = run(tiny("qwen2"), data, device=GPU, execution="cuda_graph", **given)
+
+    assert (graph.execution, len(graph.warnings)) == ("eager", 1)
+    assert torch.cuda.current_stream(GPU) == before
     np.testing.assert_allclose(graph.losses, eager.losses, rtol=1e-3)
 
 
@@ -261,7 +273,7 @@ def test_auto_reads_both_meters(tiny: Callable[[str], Path]) -> None:
     done = run(tiny("llama"), examples(40), device=GPU, max_steps=60, execution="auto", quant_type="nf4")
 
     assert done.gpu_busy_share is None or 0 < done.gpu_busy_share <= 1
-    assert len(done.eager) == 15
+    assert len(done.eager) == EAGER_STEPS
     assert all(step.seconds > 0 for step in (*done.eager, *done.steady))
 
 

@@ -40,6 +40,39 @@ def test_a_stated_causal_mask_is_the_one_a_model_makes_itself(tiny: Callable[[st
     torch.testing.assert_close(stated, own, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["llama", "qwen2", "odd", "gpt_neox", "gpt2", "granite", "cohere"])
+def test_attention_without_masks_is_causal_all_the_same(tiny: Callable[[str], Path], name: str) -> None:
+    model = load(tiny(name))
+    ids = torch.randint(0, VOCABULARY, (2, 24), generator=torch.Generator().manual_seed(0))
+
+    with torch.inference_mode():
+        masked = heads.hidden_states(model, ids, **heads.causal(model, ids))
+        heads.attend_causally(model)
+        assert heads.causal(model, ids)["attention_mask"] is None
+        maskless = heads.hidden_states(model, ids, **heads.causal(model, ids))
+
+    torch.testing.assert_close(maskless, masked, rtol=0, atol=1e-5)
+
+
+def test_eager_attention_keeps_its_masks(tiny: Callable[[str], Path]) -> None:
+    model = load(tiny("gemma2"), attn_implementation="eager")
+
+    heads.attend_causally(model)
+
+    assert model.config._attn_implementation == "eager"
+    assert heads.causal(model, torch.zeros(1, 4, dtype=torch.long))["attention_mask"] is not None
+
+
+def test_masks_are_taken_for_a_while_only(tiny: Callable[[str], Path]) -> None:
+    model = load(tiny("llama"))
+    heads.attend_causally(model)
+
+    with heads.taking_masks(model):
+        assert model.config._attn_implementation == "sdpa"
+
+    assert model.config._attn_implementation == heads.CAUSAL_SDPA
+
+
 def test_an_encoder_decoder_is_refused() -> None:
     dimensions = {"vocab_size": 64, "d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "pad_token_id": 0}
     model = BartForConditionalGeneration(AutoConfig.for_model("bart", **dimensions))

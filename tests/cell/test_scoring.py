@@ -11,7 +11,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, AutoModelFo
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from bench.cell import adapters, encoding, meters, scoring, trie
+from bench.cell import adapters, encoding, heads, meters, scoring, trie
 from bench.cell.scoring import Scores
 from tests.cell.examples import CPU, load, parameters, plain_scores
 from tests.models import VOCABULARY, config, tokenizer
@@ -71,6 +71,7 @@ def test_one_forward_gives_what_a_forward_per_label_gives_through_adapters(tiny:
     with torch.no_grad():
         for weight in adapters.trainable(model):
             weight.normal_(std=0.2, generator=torch.Generator().manual_seed(0))
+    heads.attend_causally(model)  # as training does
     model.eval()
 
     found = scoring.score(model, prompts(True), trie.build(labels())).log_likelihoods

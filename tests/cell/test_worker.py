@@ -358,7 +358,7 @@ def test_a_model_that_the_last_step_broke_ends_as_diverged(cell: Cell) -> None:
 
 
 def test_memory_that_runs_out_ends_as_oom_in_its_phase(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker, "train", lambda *_: torch.empty(10**15))
+    monkeypatch.setattr(worker, "train", lambda *_, **__: torch.empty(10**15))
 
     end = cell()[-1]
 

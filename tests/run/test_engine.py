@@ -427,6 +427,83 @@ def test_workers_of_a_run_share_a_folder_that_a_fresh_start_empties(bench):
     assert not left.exists()
 
 
+# Workers that are prepared --------------------------------------------------------------------------------------------
+
+REPLAYS = replace(
+    TEN_SECONDS,
+    messages=(*TEN_SECONDS.messages[:2], (7.0, {"kind": "replay", "phase": "train"}), *TEN_SECONDS.messages[2:]),
+)
+
+
+def prepared(bench):
+    return [(elapsed_s, slot.name, log.stem) for elapsed_s, slot, log in bench.executor.prepared]
+
+
+def test_the_next_worker_of_a_gpu_is_prepared_when_the_one_before_spares_the_host(bench):
+    bench.scripts = {"a": [REPLAYS], "b": [REPLAYS], "c": [REPLAYS]}
+    bench.run(plan_of("a", "b", "c"), slots=GPUS[:1])
+    assert prepared(bench) == [(pytest.approx(7.0), "gpu0", "b-s0"), (pytest.approx(17.0), "gpu0", "c-s0")]
+    assert bench.started == [("a", 0), ("b", 0), ("c", 0)]
+    assert [record.environment["worker_prepared"] for record in read_records(bench.path).records] == [False, True, True]
+
+
+def test_no_worker_is_prepared_on_the_cpu_nor_while_the_host_is_timed(bench):
+    bench.scripts = {"a": [REPLAYS]}
+    bench.run(plan_of("a", "b"))
+    assert prepared(bench) == []
+    bench.run(plan_of("c", "d"), slots=GPUS[:1])
+    assert prepared(bench) == []
+
+
+def test_scoring_after_training_spares_the_host_too(bench):
+    scoring = replace(
+        TEN_SECONDS, messages=(*TEN_SECONDS.messages[:2], (8.0, {"kind": "phase", "phase": "score_after"}))
+    )
+    bench.scripts = {"a": [replace(scoring, messages=(*scoring.messages, TEN_SECONDS.messages[2]))]}
+    bench.run(plan_of("a", "b"), slots=GPUS[:1])
+    assert prepared(bench) == [(pytest.approx(8.0), "gpu0", "b-s0")]
+
+
+def test_each_gpu_keeps_the_job_that_was_prepared_for_it(bench):
+    slow = replace(
+        REPLAYS,
+        messages=((1.0, {"kind": "replay", "phase": "train"}), (30.0, TEN_SECONDS.messages[2][1])),
+        ends_at_s=30.0,
+    )
+    bench.scripts = {"a": [slow], "b": [REPLAYS]}
+    bench.run(plan_of("a", "b", "c", "d", "e"), slots=GPUS[:2])
+    ran = {worker.request.id: (worker.slot.name, worker.started_s) for worker in bench.executor.started}
+    assert ran["c"] == ("gpu0", pytest.approx(30.0)), "prepared behind the slow one, and so it waits"
+    assert ran["d"] == ("gpu1", pytest.approx(10.0))
+    assert sorted(ran) == ["a", "b", "c", "d", "e"]
+
+
+def test_a_crash_is_tried_again_after_the_worker_that_was_prepared(bench):
+    crash = Script(((1.0, {"kind": "replay", "phase": "train"}),), 5.0, 1)
+    bench.scripts = {"a": [crash, TEN_SECONDS]}
+    bench.run(plan_of("a", "b", "c"), slots=GPUS[:1])
+    assert bench.started == [("a", 0), ("b", 0), ("a", 0), ("c", 0)]
+    assert bench.statuses == [("a", 0, 1, "crashed"), ("b", 0, 1, "ok"), ("a", 0, 2, "ok"), ("c", 0, 1, "ok")]
+
+
+def test_a_prepared_worker_that_is_not_needed_is_ended(bench):
+    bench.scripts = {"a": [REPLAYS]}
+    summary = bench.run(plan_of("a", "b"), slots=GPUS[:1], stop=bench.stop_at(8.0))
+    assert prepared(bench) == [(pytest.approx(7.0), "gpu0", "b-s0")]
+    assert bench.executor.waiting == set()
+    assert bench.started == [("a", 0)]
+    assert (summary.interrupted, summary.attempts_count) == (True, 1)
+    bench.run(plan_of("a", "b"), slots=GPUS[:1])
+    assert bench.started == [("a", 0), ("b", 0)]
+
+
+def test_a_stop_between_two_workers_is_an_interruption(bench):
+    bench.scripts = {"a": [REPLAYS]}
+    summary = bench.run(plan_of("a", "b"), slots=GPUS[:1], stop=bench.stop_at(10.0))
+    assert summary.interrupted
+    assert bench.executor.waiting == set()
+
+
 # With real processes and real signals ---------------------------------------------------------------------------------
 
 PROGRAM = """

@@ -17,8 +17,11 @@ from bench.run.local import LocalExecutor, worker_environment
 from bench.run.slots import Slot
 from bench.run.supervise import Outcome, Supervision
 
+from .examples import GPUS
+
 REQUEST = Request("nf4", 3, {"lora_r": 8}, "cpu")
 CPU = Slot("cpu")
+GPU = GPUS[0].gpu
 
 END = """
 import json, os, sys, time
@@ -248,3 +251,73 @@ def test_a_request_is_one_line_of_json(tmp_path):
     started.follow()
     assert Request.from_json(started.log.read_text()) == REQUEST
     assert json.loads(started.log.read_text())["seed"] == 3
+
+
+# Workers that are prepared --------------------------------------------------------------------------------------------
+
+READY = (
+    END
+    + """
+send(kind="phase", phase="start")
+request = json.loads(sys.stdin.read())
+end(seed=request["seed"])
+"""
+)
+
+
+def test_a_prepared_worker_takes_the_request_that_comes_later(tmp_path):
+    executor, log = LocalExecutor((sys.executable, "-c", READY)), tmp_path / "worker.log"
+    executor.prepare(CPU, log)
+    (waiting,) = executor._prepared.values()
+    time.sleep(0.3)
+    assert waiting.ending() is None
+
+    worker = executor.start(REQUEST, CPU, log)
+
+    assert worker is waiting
+    outcome = Supervision(worker, SystemClock(), 30.0, lambda message: None)
+    while (result := outcome.check()) is None:
+        executor.wait(0.05)
+    assert (result.status, result.measures) == ("ok", {"seed": REQUEST.seed})
+
+
+@pytest.mark.parametrize(("slot", "log"), [(Slot("gpu1", GPU), "worker.log"), (CPU, "other.log")])
+def test_a_worker_prepared_for_something_else_is_not_taken(tmp_path, slot, log):
+    executor = LocalExecutor((sys.executable, "-c", READY))
+    executor.prepare(CPU, tmp_path / "worker.log")
+    (waiting,) = executor._prepared.values()
+
+    worker = executor.start(REQUEST, slot, tmp_path / log)
+
+    assert worker is not waiting
+    worker.kill()
+    executor.close()
+
+
+def test_prepared_workers_are_ended_with_all_that_they_started(tmp_path):
+    executor = LocalExecutor((sys.executable, "-c", READY))
+    executor.prepare(CPU, tmp_path / "worker.log")
+    (waiting,) = executor._prepared.values()
+    pid = waiting._process.pid
+    assert alive(pid)
+
+    executor.close()
+
+    assert not alive(pid)
+
+
+def test_a_prepared_worker_that_died_is_a_crash_and_does_not_keep_the_run_busy(tmp_path):
+    executor = LocalExecutor((sys.executable, "-c", "raise SystemExit('no such library')"))
+    executor.prepare(CPU, tmp_path / "worker.log")
+    time.sleep(0.5)
+    began = time.monotonic()
+    executor.wait(0.2)
+    assert time.monotonic() - began > 0.15, "its end is nothing to hear yet"
+
+    worker = executor.start(REQUEST, CPU, tmp_path / "worker.log")
+
+    supervision = Supervision(worker, SystemClock(), 30.0, lambda message: None)
+    while (outcome := supervision.check()) is None:
+        executor.wait(0.05)
+    assert outcome.status == "crashed"
+    assert outcome.message.splitlines()[-1] == "no such library"
