@@ -5,6 +5,7 @@ cluster's image; nothing is installed then.
 """
 
 import sys
+from pathlib import Path
 
 import nox
 
@@ -74,6 +75,16 @@ def gpu(session: nox.Session) -> None:
     """Run the tests that need a GPU: nox -s gpu [-- PYTEST OPTIONS]."""
     install(session, ".[dev]")
     session.run(python(session), "-m", "pytest", "-m", "gpu", *session.posargs)
+
+
+@nox.session
+def benchmarks(session: nox.Session) -> None:
+    """Measure this project itself: nox -s benchmarks -- NAME [OPTIONS], a file of benchmarks/ that has a command."""
+    names = sorted(path.stem for path in Path("benchmarks").glob("*.py") if "def main()" in path.read_text())
+    if not session.posargs or session.posargs[0] not in names:
+        session.error(f"name one of {', '.join(names)}: nox -s benchmarks -- {names[0]} --help")
+    install(session)
+    session.run(python(session), "-m", f"benchmarks.{session.posargs[0]}", *session.posargs[1:])
 
 
 @nox.session

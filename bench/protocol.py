@@ -8,7 +8,7 @@ answers with messages, a JSON object a line, on its standard output:
 * `{"kind": "replay", "phase": "train"}`: from here on CUDA graphs are replayed, which a busy host does not slow.
 * `{"kind": "end", "status": "ok", "phase": "score_after", "message": null, "hint": null, "measures": {...},
   "losses": [...], "environment": {...}, "warnings": [...]}`: the last one, whatever happened. `losses` are those of
-  each training step, nats per loss-bearing token. A worker that ends without this message has crashed.
+  each training step so far, nats per loss-bearing token. A worker that ends without this message has crashed.
 
 Every message also carries `peak_allocated_bytes`, the highest torch allocation of the phase so far (null on a CPU), so
 that the run knows the last peak of a worker that was killed.
@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 # Part of every cell's key: raise it when the same parameters no longer mean the same measurement.
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 Status = Literal["ok", "oom", "timeout", "crashed", "diverged", "invalid", "interrupted"]
 Phase = Literal["start", "load", "verify", "score_before", "adapt", "train", "score_after"]

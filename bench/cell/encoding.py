@@ -13,6 +13,7 @@ from typing import TypeVar
 import numpy as np
 import tokenizers
 import torch
+import transformers
 from transformers import PreTrainedTokenizerBase
 
 from bench.cell import ragged
@@ -22,6 +23,9 @@ from bench.cell.tasks import Example
 from bench.matrix.parameters import Parameters
 
 Item = TypeVar("Item")
+
+# Part of what kept prompts are found by: raise it when the same texts no longer become the same tokens.
+ENCODING_VERSION = 1
 
 BEFORE_TEXT = "Customer query: "
 AFTER_TEXT = "\nIntent:"
@@ -131,7 +135,8 @@ def encode_examples(
     tokens = dict(zip(labels, label_tokens, strict=True))
     prompts: Rows[tuple[int, ...]]
     if cache_dir and (fingerprint := _fingerprint(tokenizer)):
-        key = hashlib.sha256(repr((fingerprint, BEFORE_TEXT, AFTER_TEXT, room, texts)).encode()).hexdigest()
+        facts = (ENCODING_VERSION, fingerprint, BEFORE_TEXT, AFTER_TEXT, room, texts)
+        key = hashlib.sha256(repr(facts).encode()).hexdigest()
         prompts = ragged.keep(cache_dir / "tokens", key, lambda: encode_prompts(tokenizer, texts, room))
     else:
         prompts = encode_prompts(tokenizer, texts, room)
@@ -139,9 +144,12 @@ def encode_examples(
 
 
 def _fingerprint(tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """Return all that a tokenizer does, as text; None for one written in Python, which cannot say."""
+    """Return what decides the tokens that a tokenizer gives, as text; None for one in Python, which cannot say."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    return None if backend is None else f"{tokenizers.__version__} {type(tokenizer).__name__} {backend.to_str()}"
+    if backend is None:
+        return None
+    versions = (tokenizers.__version__, transformers.__version__)
+    return repr((versions, type(tokenizer).__name__, tokenizer.split_special_tokens, backend.to_str()))
 
 
 def synthetic_examples(vocab_size: int, length: int, count: int = SYNTHETIC_EXAMPLES) -> list[TokenizedExample]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from bench.protocol import Phase, Status
@@ -16,7 +18,11 @@ class Invalid(Exception):
 
 
 class Diverged(Exception):
-    """The loss stopped being a finite number."""
+    """The loss stopped being a finite number; `losses` are those of the steps up to then."""
+
+    def __init__(self, what: str, losses: Sequence[float] = ()) -> None:
+        self.losses = tuple(losses)
+        super().__init__(what)
 
 
 # How CUDA, torch on the host, and CUDA's libraries put it, where it is not an exception of its own.

@@ -109,6 +109,7 @@ def capture(it: Trainee, survey: Survey) -> Replay:
         # Where a capture fails, torch leaves its stream current. bitsandbytes' optimizers and quantization always work
         # on the default one, and what runs on another does not wait for them.
         torch.cuda.set_stream(current)
+        torch.cuda.synchronize(device)
         restore()
     return Replay(it, dict(sorted(buckets.items())), updater, loss, loss_tokens)
 

@@ -150,12 +150,10 @@ def peak_rss_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def free_bytes(device: torch.device) -> int:
-    """Return the GPU memory that torch's allocator could still give out, below the cap on it if there is one."""
-    free, _ = torch.cuda.mem_get_info(device)
-    cap = torch.cuda.get_per_process_memory_fraction(device) * torch.cuda.get_device_properties(device).total_memory
-    reserved, allocated = torch.cuda.memory_reserved(device), torch.cuda.memory_allocated(device)
-    return int(min(free + reserved, cap)) - allocated
+def capacity_bytes(device: torch.device) -> int:
+    """Return the most that torch's allocator may hold: the card's memory, or the cap on it."""
+    total = torch.cuda.get_device_properties(device).total_memory
+    return int(torch.cuda.get_per_process_memory_fraction(device) * total)
 
 
 def outside_torch_bytes(device: torch.device) -> int | None:

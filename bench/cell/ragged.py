@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,9 +10,10 @@ from itertools import accumulate, chain
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 Item_co = TypeVar("Item_co", covariant=True)
 
@@ -28,10 +28,10 @@ class Rows(Protocol[Item_co]):
 
 @dataclass(frozen=True)
 class Ragged:
-    """Rows behind each other in one tensor: `numbers`, int32, and for each row where it ends, int64."""
+    """Rows behind each other in one array: `numbers`, int32, and for each row where it ends, int64."""
 
-    numbers: torch.Tensor
-    ends: torch.Tensor
+    numbers: np.ndarray
+    ends: np.ndarray
 
     def __len__(self) -> int:
         return len(self.ends)
@@ -43,30 +43,29 @@ class Ragged:
         return tuple(self.numbers[start : int(self.ends[row])].tolist())
 
 
-def keep(folder: Path, key: str, make: Callable[[], Sequence[tuple[int, ...]]]) -> Rows[tuple[int, ...]]:
+def keep(folder: Path, key: str, make: Callable[[], Sequence[tuple[int, ...]]]) -> Ragged:
     """Return the rows that a file of `folder` holds under `key`; where there is none, make them and write it.
 
-    A damaged file is made again. Where the folder cannot be written, the rows are what `make` returned.
+    A damaged file is made again. Where the folder cannot be written, the rows stay in memory.
     """
     path = folder / f"{key}.safetensors"
     with suppress(OSError, SafetensorError, KeyError):
         found = load_file(path)
-        return Ragged(found["numbers"], found["ends"])
+        return Ragged(found["numbers"].numpy(), found["ends"].numpy())
     rows = make()
-    numbers = torch.tensor(list(chain.from_iterable(rows)), dtype=torch.int32)
-    ends = torch.tensor(list(accumulate(map(len, rows))), dtype=torch.int64)
+    numbers = np.fromiter(chain.from_iterable(rows), np.int32)
+    ends = np.fromiter(accumulate(map(len, rows)), np.int64)
     with suppress(OSError, SafetensorError):
-        write(path, {"numbers": numbers, "ends": ends})
-    return rows
+        write(path, {"numbers": torch.from_numpy(numbers), "ends": torch.from_numpy(ends)})
+    return Ragged(numbers, ends)
 
 
 def write(path: Path, tensors: dict[str, torch.Tensor]) -> None:
     """Write tensors to a file that appears only when it is complete, whoever else writes the same one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(descriptor)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        save_file(tensors, draft)
-        Path(draft).replace(path)
+        draft.write_bytes(save(tensors))
+        draft.replace(path)
     finally:
-        Path(draft).unlink(missing_ok=True)
+        draft.unlink(missing_ok=True)

@@ -24,14 +24,15 @@ from bench.cell.trie import Trie
 # Part of what shared scores are found by: raise it when the same model is no longer scored to the same bits.
 SCORING_VERSION = 1
 
-# Room for the logits of one chunk: in 16 bits as the head gives them, in 32, and as much again in the log-sum-exp.
-LOGITS_BYTES = 1024**3
+# Logits of one chunk: in 16 bits as the head gives them, in 32, and as much again in the log-softmax.
 BYTES_PER_LOGIT = 10
-# Room for the widest activations of a layer, which decides how many examples are scored at a time: on a GPU, many, or
-# Python could not launch a small model's layers as fast as they run; less where memory is short.
+# The most room for the widest activations of a layer, and for the logits of one chunk. On a GPU they decide how many
+# examples are scored at a time: many, or Python could not launch a small model's layers as fast as they run.
 ACTIVATION_BYTES = {"cuda": 4 * 1024**3, "cpu": 1024**3}
+LOGITS_BYTES = 1024**3
 MAX_ROWS = {"cuda": 512, "cpu": 16}
-SHARE_OF_FREE_MEMORY = 0.25
+# What they may take of the memory that the model leaves.
+ACTIVATION_SHARE, LOGITS_SHARE = 0.25, 0.1
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,15 @@ def log_likelihoods(model: PreTrainedModel, prompts: Sequence[tuple[int, ...]], 
         return edges @ trie.paths
 
 
+def rooms(model: PreTrainedModel) -> tuple[int, int]:
+    """Return the bytes that activations and logits may take: the same for a model and a card, whoever else uses it."""
+    activations, logits = ACTIVATION_BYTES[model.device.type], LOGITS_BYTES
+    if model.device.type == "cuda":
+        left = max(0, meters.capacity_bytes(model.device) - model.get_memory_footprint())
+        activations, logits = min(activations, int(ACTIVATION_SHARE * left)), min(logits, int(LOGITS_SHARE * left))
+    return activations, logits
+
+
 def _edges(model: PreTrainedModel, states: torch.Tensor, trie: Trie) -> torch.Tensor:
     """Return the log-probability of each edge, float32 [rows, edges], making logits for a few places at a time.
 
@@ -114,7 +124,7 @@ def _edges(model: PreTrainedModel, states: torch.Tensor, trie: Trie) -> torch.Te
     """
     rows, places, _ = states.shape
     vocabulary = model.config.get_text_config().vocab_size
-    at_once = max(1, LOGITS_BYTES // (rows * vocabulary * BYTES_PER_LOGIT))
+    at_once = max(1, rooms(model)[1] // (rows * vocabulary * BYTES_PER_LOGIT))
     pieces = []
     for start in range(0, places, at_once):
         stop = min(start + at_once, places)
@@ -148,10 +158,9 @@ def _batches(model: PreTrainedModel, lengths: Sequence[int], nodes: int) -> Iter
     """Cut prompts, shortest first, into slices of one forward each, as large as memory's share for it allows."""
     config = model.config.get_text_config()
     width = 4 * max(getattr(config, "intermediate_size", 0) or 0, 4 * config.hidden_size)
-    room, most = ACTIVATION_BYTES[model.device.type], MAX_ROWS[model.device.type]
-    if model.device.type == "cuda":
-        room = min(room, int(SHARE_OF_FREE_MEMORY * meters.free_bytes(model.device)))
-    tokens = room // (width * 4)
+    activations, logits = rooms(model)
+    tokens = activations // (width * 4)
+    most = min(MAX_ROWS[model.device.type], logits // (config.vocab_size * BYTES_PER_LOGIT))
     start = 0
     while start < len(lengths):
         stop = start + 1

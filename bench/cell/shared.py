@@ -7,7 +7,6 @@ that a cell which finds one would have computed the same.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -19,7 +18,7 @@ from transformers import PreTrainedModel
 
 from bench.cell import ragged, storage
 from bench.cell.ragged import Rows
-from bench.cell.scoring import SCORING_VERSION, Scores
+from bench.cell.scoring import SCORING_VERSION, Scores, rooms
 from bench.cell.trie import Trie
 from bench.matrix.parameters import Parameters
 
@@ -37,26 +36,29 @@ def key(model: PreTrainedModel, prompts: Rows[tuple[int, ...]], labels: Trie, pa
         parameters.quant_type,
         parameters.compute_dtype,
         parameters.attn_implementation,
-        parameters.vram_limit,  # room decides how many prompts share a forward, and so the last bits
+        rooms(model),  # they decide how many prompts share a forward, and so the last bits
         [prompts[row] for row in range(len(prompts))],
-        [tensor.tolist() for tensor in (labels.tokens, labels.edge_from, labels.edge_token, labels.lengths)],
+        [tensor.tolist() for tensor in (labels.tokens, labels.edge_from, labels.edge_token, labels.paths)],
         device,
         [version(package) for package in PACKAGES],
     )
     return hashlib.sha256(repr(facts).encode()).hexdigest()
 
 
-def scores(folder: Path, key: str, compute: Callable[[], Scores]) -> tuple[Scores, bool]:
-    """Return the scores that a file of `folder` holds under `key`, and whether it did; else compute and write them.
-
-    A damaged file counts as none. Where the folder cannot be written, nothing is shared.
-    """
-    path = folder / f"scores-{key[:32]}.safetensors"
+def read(folder: Path, key: str) -> Scores | None:
+    """Return the scores that a file of `folder` holds under `key`; None where there is none, or a damaged one."""
     with suppress(OSError, SafetensorError, KeyError):
-        found = load_file(path)
-        return Scores(found["log_likelihoods"].numpy(), found["label_lengths"].numpy()), True
-    computed = compute()
+        found = load_file(_path(folder, key))
+        return Scores(found["log_likelihoods"].numpy(), found["label_lengths"].numpy())
+    return None
+
+
+def write(folder: Path, key: str, scores: Scores) -> None:
+    """Leave scores for other cells; where the folder cannot be written, nothing is shared."""
+    tensors = {"log_likelihoods": scores.log_likelihoods, "label_lengths": scores.label_lengths}
     with suppress(OSError, SafetensorError):
-        tensors = {"log_likelihoods": computed.log_likelihoods, "label_lengths": computed.label_lengths}
-        ragged.write(path, {name: torch.from_numpy(values) for name, values in tensors.items()})
-    return computed, False
+        ragged.write(_path(folder, key), {name: torch.from_numpy(values) for name, values in tensors.items()})
+
+
+def _path(folder: Path, key: str) -> Path:
+    return folder / f"scores-{key[:32]}.safetensors"

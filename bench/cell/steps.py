@@ -37,7 +37,8 @@ class Trainee:
 def trainee(model: PreTrainedModel, parameters: Parameters, steps: int) -> Trainee:
     """Put a model into training mode, with the cell's optimizer, schedule over `steps` steps, and loss scaler."""
     model.train()
-    heads.attend_causally(model)
+    with autocast(parameters, model.device):
+        heads.attend_causally(model)
     weights = adapters.trainable(model)
     optimizer = optim.build(parameters, weights)
     schedule = optim.schedule(parameters, optimizer, steps)

@@ -119,7 +119,8 @@ def train(
     losses.check()
     skipped = count - it.schedule.last_epoch
     if skipped == count:
-        raise Diverged(f"the float16 gradients of all {count} steps overflowed, and no step was taken")
+        what = f"the float16 gradients of all {count} steps overflowed, and no step was taken"
+        raise Diverged(what, losses.values.tolist())
     return Training(
         tuple(losses.values.tolist()),
         skipped,
@@ -153,7 +154,8 @@ class Losses:
         finite = self.values[: self.number].isfinite()
         if not finite.all():
             number = int((~finite).nonzero()[0]) + 1
-            raise Diverged(f"the loss of step {number} of {len(self.values)} is {self.values[number - 1].item()}")
+            losses = self.values[:number].tolist()
+            raise Diverged(f"the loss of step {number} of {len(self.values)} is {losses[-1]}", losses)
 
 
 def probe_memory(it: Trainee, survey: Survey) -> None:

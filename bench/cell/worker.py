@@ -33,6 +33,7 @@ from bench.protocol import Phase, Request
 Send = Callable[[dict[str, Any]], None]
 
 PROGRESS_INTERVAL_S = 0.2
+MOST_LOSSES = 100_000  # of the first steps; a message has a largest size
 
 # Peaks are reported for three spans; the phases of one span share its columns, and the higher one stands.
 SPANS: dict[Phase, str] = {
@@ -105,6 +106,8 @@ def work(request: Request, send: Send) -> None:
         report.message("end", status="ok", message=None, hint=None, **_results(report))
     except Exception as error:  # whatever went wrong is this cell's result
         traceback.print_exc(file=sys.stderr)
+        if isinstance(error, Diverged):
+            report.losses = error.losses or report.losses
         status, message, hint = describe(error, report.phase)
         report.message("end", status=status, message=message, hint=hint, **_results(report))
 
@@ -112,7 +115,7 @@ def work(request: Request, send: Send) -> None:
 def _results(report: Report) -> dict[str, Any]:
     return {
         "measures": report.measures,
-        "losses": [float(f"{loss:.6g}") for loss in report.losses],
+        "losses": [float(f"{loss:.6g}") for loss in report.losses[:MOST_LOSSES]],
         "environment": report.provenance,
         "warnings": report.warnings,
     }
@@ -157,8 +160,7 @@ def run_cell(request: Request, report: Report) -> None:
         quality = Quality(task, tests.prompts, trie.build(label_tokens), parameters)
 
     if quality:
-        with report.during("score_before"):
-            measures.update(quality.before(model, shared_dir, report))
+        measures.update(quality.before(model, shared_dir, report))
     with report.during("adapt"):
         adapters.adapt(model, parameters)
         measures["adapter_bytes"] = sum(p.numel() * p.element_size() for p in adapters.trainable(model))
@@ -167,8 +169,7 @@ def run_cell(request: Request, report: Report) -> None:
         measures.update(train_cell(model, examples, parameters, request.seed, report))
     measures["outside_torch_bytes"] = meters.outside_torch_bytes(device)
     if quality:
-        with report.during("score_after"):
-            measures.update(quality.after(model, report))
+        measures.update(quality.after(model, report))
 
 
 @dataclass(frozen=True)
@@ -181,16 +182,20 @@ class Quality:
     parameters: Parameters
 
     def before(self, model: PreTrainedModel, shared_dir: Path | None, report: Report) -> dict[str, float]:
-        """Score the base, or take the scores that a cell with the same base has left in `shared_dir`."""
-        if not shared_dir:
-            return self._measures(self._score(model, report), "before")
-        key = shared.key(model, self.prompts, self.labels, self.parameters)
-        scores, reused = shared.scores(shared_dir, key, lambda: self._score(model, report))
-        report.provenance |= {"score_before_key": key, "score_before_reused": reused}
+        """Score the base, or take the scores that a cell with the same base has left; the phase is left out then."""
+        key = shared.key(model, self.prompts, self.labels, self.parameters) if shared_dir else ""
+        scores = shared.read(shared_dir, key) if shared_dir else None
+        report.provenance["score_before_reused"] = scores is not None
+        if scores is None:
+            with report.during("score_before"):
+                scores = self._score(model, report)
+            if shared_dir:
+                shared.write(shared_dir, key, scores)
         return self._measures(scores, "before")
 
     def after(self, model: PreTrainedModel, report: Report) -> dict[str, float]:
-        return self._measures(self._score(model, report), "after")
+        with report.during("score_after"):
+            return self._measures(self._score(model, report), "after")
 
     def _score(self, model: PreTrainedModel, report: Report) -> scoring.Scores:
         model.eval()
@@ -230,7 +235,7 @@ def train_cell(
         replaying=lambda: report.message("replay"),
     )
     report.losses = done.losses
-    report.provenance["execution_used"] = done.execution
+    report.provenance |= {"execution_used": done.execution, "attention_used": model.config._attn_implementation}
     report.warnings += done.warnings
     if done.skipped:
         report.warnings.append(f"{done.skipped} of {count} steps overflowed in float16 and were left out")

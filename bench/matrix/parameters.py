@@ -76,7 +76,9 @@ class Parameters(BaseModel):
     epochs: Annotated[float, Field(gt=0)] = Field(1.0, description="passes over the training examples")
     max_steps: Count | None = Field(None, description="optimizer steps; wins over epochs")
     execution: Literal["auto", "eager", "cuda_graph"] = Field("auto", description="how a training step is run")
-    attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = Field("sdpa", description="attention kernel")
+    attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = Field(
+        "sdpa", description="attention kernel; sdpa trains without a mask, which padding on the right does not need"
+    )
     task: str = Field("banking77", description="banking77, intents, or a folder with train.csv and test.csv")
     train_examples: Count | Literal["all"] = Field("all", description="training examples, a fixed stratified subset")
     eval_examples: Count | Literal["all"] = Field("all", description="test examples, a fixed stratified subset")

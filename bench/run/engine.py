@@ -6,6 +6,7 @@ import json
 import shutil
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,8 @@ def run_plan(
 ) -> RunSummary:
     """Run the jobs of `plan` that have no result yet.
 
-    Records go to the folder of `results` that bears the matrix's name; nothing is written outside of it. A job with a
+    Records go to the folder of `results` that bears the matrix's name; the run writes nothing outside of it, and its
+    workers nothing but what the user's cache keeps (the packaged checkpoint, tokens). A job with a
     result is left alone, unless its status is in `retry`; a crash is tried again once, an interrupted job with the next
     run. `fresh` puts earlier records aside and starts over. `data_dir` (or `QLORA_BENCH_DATA`) holds tasks by name.
     When `stop` turns true, the workers are killed and their jobs recorded as interrupted.
@@ -184,6 +186,10 @@ class _Desk:
                 self._start(self.prepared.pop(slot))
             elif queue:
                 self._start(self._next(queue.popleft(), slot))
+            elif self.prepared:  # better at once here than behind what still runs there
+                elsewhere, coming = self.prepared.popitem()
+                self.executor.discard(elsewhere, coming.log)
+                self._start(replace(coming, slot=slot, prepared=False))
 
     def _look_ahead(self, queue: deque[Job]) -> None:
         """Have a GPU's next worker import its libraries, which takes seconds, while the one before needs the GPU only.
@@ -192,17 +198,14 @@ class _Desk:
         """
         for slot in [attempt.next.slot for attempt in self.running if attempt.supervision.spares_the_host]:
             if queue and slot.gpu and slot not in self.prepared:
-                self.prepared[slot] = replace(self._next(queue.popleft(), slot), prepared=True)
-                self.executor.prepare(slot, self.prepared[slot].log)
+                self.prepared[slot] = coming = self._next(queue.popleft(), slot)
+                with suppress(OSError):  # then it is started in its turn
+                    self.executor.prepare(slot, coming.log)
+                    self.prepared[slot] = replace(coming, prepared=True)
 
     def _next(self, job: Job, slot: Slot) -> _Next:
         number = 1 + max((record.attempt for record in self.history.get((job.cell.key, job.seed), ())), default=0)
-        log = self.folder / LOGS / f"{job.cell.id}-s{job.seed}.log"
-        with log.open("a", encoding="utf-8") as file:
-            file.write(
-                f"=== {job.cell.id}, seed {job.seed}, attempt {number}, on {slot.name}, {timestamp(self.clock.now())}\n"
-            )
-        return _Next(job, slot, number, log)
+        return _Next(job, slot, number, self.folder / LOGS / f"{job.cell.id}-s{job.seed}.log")
 
     def _start(self, coming: _Next) -> None:
         cell, slot = coming.job.cell, coming.slot
@@ -215,6 +218,8 @@ class _Desk:
             shared_dir=str((self.folder / SHARED).absolute()),
         )
         started_at = timestamp(self.clock.now())
+        with coming.log.open("a", encoding="utf-8") as file:
+            file.write(f"=== {cell.id}, seed {request.seed}, attempt {coming.number}, on {slot.name}, {started_at}\n")
         worker = self.executor.start(request, slot, coming.log)
         supervision = Supervision(
             worker, self.clock, cell.parameters.timeout, lambda message: self.observer.told(slot, message)

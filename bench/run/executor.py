@@ -41,6 +41,9 @@ class Executor(Protocol):
     def start(self, request: Request, slot: Slot, log: Path) -> Worker:
         """Start a worker on a slot; what it says beside its messages is appended to the file `log`."""
 
+    def discard(self, slot: Slot, log: Path) -> None:
+        """End the worker that was prepared with these arguments; harmless where there is none."""
+
     def close(self) -> None:
         """End the workers that were prepared and never started."""
 

@@ -57,9 +57,13 @@ class LocalExecutor:
         worker.take(request)
         return worker
 
+    def discard(self, slot: Slot, log: Path) -> None:
+        if worker := self._prepared.pop((slot, log), None):
+            worker.kill()
+
     def close(self) -> None:
-        while self._prepared:
-            self._prepared.popitem()[1].kill()
+        for slot, log in tuple(self._prepared):
+            self.discard(slot, log)
 
     def _spawn(self, slot: Slot, log: Path) -> LocalWorker:
         return LocalWorker(self._command, worker_environment(slot, os.environ), log, self._selector)

@@ -26,7 +26,7 @@ class Record:
     `started_at` is UTC in ISO 8601. `wall_s` is from the start of the process, or from its request where it had been
     prepared, to its result or its end. `slot` is where it ran (`gpu0`, `cpu`). `last_peak_allocated_bytes` is torch's
     peak in the phase in which it ended, null on a CPU. `losses` are those of each training step, nats per loss-bearing
-    token. Figures that are not finite are null.
+    token, to six digits; a worker that was killed leaves none. Figures that are not finite are null.
     """
 
     id: str
@@ -66,6 +66,8 @@ CHECKS: dict[str, Callable[[Any], bool]] = {
     "parameters": lambda value: isinstance(value, dict),
     "measures": lambda value: isinstance(value, dict),
     "environment": lambda value: isinstance(value, dict),
+    "warnings": lambda value: isinstance(value, list),
+    "losses": lambda value: isinstance(value, list),
 }
 
 
@@ -92,7 +94,7 @@ def from_line(line: bytes, where: Location | None = None) -> Record:
     entry = upgrade(entry, where)
     if missing := [name for name in REQUIRED if name not in entry]:
         raise ValueError(f"no {missing[0]}")
-    if wrong := [name for name, check in CHECKS.items() if not check(entry[name])]:
+    if wrong := [name for name, check in CHECKS.items() if name in entry and not check(entry[name])]:
         raise ValueError(f"{wrong[0]} cannot be {entry[wrong[0]]!r:.40}")
     known = {name: entry[name] for name in FIELDS if name in entry}
     return Record(**known | {name: tuple(known.get(name) or ()) for name in ("warnings", "losses")})

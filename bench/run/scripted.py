@@ -110,6 +110,9 @@ class ScriptedExecutor:
         self.prepared.append((self._clock.elapsed_s, slot, log))
         self.waiting.add((slot, log))
 
+    def discard(self, slot: Slot, log: Path) -> None:
+        self.waiting.discard((slot, log))
+
     def close(self) -> None:
         self.waiting.clear()
 

@@ -62,7 +62,10 @@ class Supervision:
 
     @property
     def spares_the_host(self) -> bool:
-        """Tell whether nothing that the worker still times could be slowed by work on the host's other cores."""
+        """Tell whether the worker is past what a busy host would slow: its eager steps, and all timings of training.
+
+        Scoring after training is launched from the host too; that it may take a little longer is accepted.
+        """
         return self._replays or self._phase == "score_after"
 
     def check(self) -> Outcome | None:

@@ -155,6 +155,19 @@ def test_prompts_of_another_tokenizer_text_or_length_are_encoded_anew(tmp_path: 
     assert len(list((tmp_path / "tokens").iterdir())) == len(variants)
 
 
+def test_a_tokenizer_that_splits_special_tokens_has_prompts_of_its_own(tmp_path: Path) -> None:
+    texts, labels = [Example(0, f"a {END} b", "a")], encoding.encode_labels(tokenizer(), ["a", "b"])
+    splitting = copy.deepcopy(tokenizer())
+    splitting.split_special_tokens = True
+
+    whole, split = (
+        encoding.encode_examples(chosen, texts, ["a", "b"], labels, 64, tmp_path)[0].prompt
+        for chosen in (tokenizer(), splitting)
+    )
+
+    assert len(split) > len(whole)
+
+
 def test_a_tokenizer_that_cannot_say_what_it_does_is_asked_every_time(tmp_path: Path) -> None:
     class Plain:
         """Stands for a tokenizer written in Python: it has no backend."""

@@ -464,16 +464,26 @@ def test_scoring_never_waits_for_the_gpu(tiny: Callable[[str], Path]) -> None:
     assert torch.equal(found, before)
 
 
-def test_scoring_takes_a_share_of_the_memory_that_a_cap_leaves() -> None:
-    torch.cuda.empty_cache()
+def test_scoring_takes_a_share_of_the_memory_that_a_cap_leaves(tiny: Callable[[str], Path]) -> None:
+    model = load(tiny("llama"), GPU)
     total = torch.cuda.get_device_properties(GPU).total_memory
-    block = torch.empty(512 * MB, dtype=torch.uint8, device=GPU)
-    assert GB < meters.free_bytes(GPU) <= total - 512 * MB
+    assert meters.capacity_bytes(GPU) == total
 
     torch.cuda.set_per_process_memory_fraction(2 * GB / total, GPU)
 
-    assert meters.free_bytes(GPU) == pytest.approx(2 * GB - torch.cuda.memory_allocated(GPU), abs=MB)
-    del block
+    assert meters.capacity_bytes(GPU) == pytest.approx(2 * GB, abs=MB)
+    assert scoring.rooms(model) == pytest.approx((0.5 * GB, 0.2 * GB), rel=0.01)
+
+
+def test_scoring_stays_within_a_cap(tiny: Callable[[str], Path]) -> None:
+    shape = config("qwen2", vocab_size=152_064)
+    model = AutoModelForCausalLM.from_config(shape).eval().to(GPU, torch.float16)
+    total = torch.cuda.get_device_properties(GPU).total_memory
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved(GPU) + 0.4 * GB) / total, GPU)
+
+    scores = scoring.score(model, prompts(True) * 100, trie.build(labels()))
+
+    assert np.isfinite(scores.log_likelihoods).all()
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)

@@ -54,6 +54,17 @@ def test_attention_without_masks_is_causal_all_the_same(tiny: Callable[[str], Pa
     torch.testing.assert_close(maskless, masked, rtol=0, atol=1e-5)
 
 
+def test_a_model_that_is_causal_by_its_masks_only_keeps_them() -> None:
+    sizes = {**SMALL, "num_key_value_heads": 2, "intermediate_size": 64, "pad_token_id": 0}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("doge", **sizes)).eval()
+    assert model.config._attn_implementation == "sdpa"
+
+    heads.attend_causally(model)
+
+    assert model.config._attn_implementation == "sdpa"
+    assert not model.training
+
+
 def test_eager_attention_keeps_its_masks(tiny: Callable[[str], Path]) -> None:
     model = load(tiny("gemma2"), attn_implementation="eager")
 

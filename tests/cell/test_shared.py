@@ -30,37 +30,33 @@ def key(tiny: Callable[[str], Path]) -> Key:
     return of
 
 
-def test_scores_are_computed_once_and_come_back_as_they_were(tmp_path: Path) -> None:
-    first, reused = shared.scores(tmp_path / "new", "a" * 64, lambda: SCORES)
-    assert (first, reused) == (SCORES, False)
+def test_scores_come_back_as_they_were(tmp_path: Path) -> None:
+    assert shared.read(tmp_path / "new", "a" * 64) is None
 
-    again, reused = shared.scores(tmp_path / "new", "a" * 64, lambda: pytest.fail("computed again"))
+    shared.write(tmp_path / "new", "a" * 64, SCORES)
 
-    assert reused
-    np.testing.assert_array_equal(again.log_likelihoods, SCORES.log_likelihoods)
-    np.testing.assert_array_equal(again.label_lengths, SCORES.label_lengths)
-    assert again.log_likelihoods.dtype == np.float32
-
-
-def test_other_scores_are_computed(tmp_path: Path) -> None:
-    shared.scores(tmp_path, "a" * 64, lambda: SCORES)
-
-    assert shared.scores(tmp_path, "b" * 64, lambda: SCORES)[1] is False
+    found = shared.read(tmp_path / "new", "a" * 64)
+    assert found is not None
+    np.testing.assert_array_equal(found.log_likelihoods, SCORES.log_likelihoods)
+    np.testing.assert_array_equal(found.label_lengths, SCORES.label_lengths)
+    assert found.log_likelihoods.dtype == np.float32
+    assert shared.read(tmp_path / "new", "b" * 64) is None
 
 
 def test_a_torn_file_is_no_scores(tmp_path: Path) -> None:
-    shared.scores(tmp_path, "a" * 64, lambda: SCORES)
+    shared.write(tmp_path, "a" * 64, SCORES)
     (path,) = tmp_path.iterdir()
     path.write_bytes(path.read_bytes()[:-3])
 
-    assert shared.scores(tmp_path, "a" * 64, lambda: SCORES)[1] is False
-    assert shared.scores(tmp_path, "a" * 64, lambda: SCORES)[1] is True
+    assert shared.read(tmp_path, "a" * 64) is None
 
 
 def test_where_nothing_can_be_written_nothing_is_shared(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
 
-    assert shared.scores(tmp_path / "file", "a" * 64, lambda: SCORES) == (SCORES, False)
+    shared.write(tmp_path / "file", "a" * 64, SCORES)
+
+    assert shared.read(tmp_path / "file", "a" * 64) is None
 
 
 def test_a_key_does_not_change_with_what_training_does(key: Key) -> None:
@@ -89,10 +85,10 @@ def test_a_key_changes_with_the_labels(tiny: Callable[[str], Path]) -> None:
     model = load(tiny("llama"))
     keys = {
         shared.key(model, prompts(True), trie.build(chosen), parameters(model=str(tiny("llama"))))
-        for chosen in (labels(), labels()[:-1], (*labels()[:-1], (8, 7, 0)))
+        for chosen in (labels(), labels()[:-1], (*labels()[:-1], (8, 7, 0)), labels()[::-1])
     }
 
-    assert len(keys) == 3
+    assert len(keys) == 4
 
 
 def test_a_trained_model_has_another_key(tiny: Callable[[str], Path]) -> None:

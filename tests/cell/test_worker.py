@@ -283,10 +283,10 @@ def test_cells_with_the_same_base_score_it_once_and_say_so(cell: Cell, tmp_path:
     other = cell(shared_dir=tmp_path, quant_type="fp4")[-1]
     alone = cell(target_modules="attention")[-1]
 
-    reused = [end["environment"]["score_before_reused"] for end in (first, second, other)]
-    assert reused == [False, True, False]
-    assert first["environment"]["score_before_key"] == second["environment"]["score_before_key"]
-    assert "score_before_key" not in alone["environment"]
+    reused = [end["environment"]["score_before_reused"] for end in (first, second, other, alone)]
+    assert reused == [False, True, False, False]
+    assert "score_before_s" in first["measures"]
+    assert "score_before_s" not in second["measures"]
     for name in ("accuracy", "macro_f1", "heldout_loss"):
         assert second["measures"][f"{name}_before"] == first["measures"][f"{name}_before"]
         assert second["measures"][f"{name}_before"] == alone["measures"][f"{name}_before"]
@@ -294,12 +294,17 @@ def test_cells_with_the_same_base_score_it_once_and_say_so(cell: Cell, tmp_path:
     assert second["losses"] == alone["losses"] != first["losses"]
 
 
-def test_a_cell_that_reuses_scores_tells_no_progress_of_scoring_before(cell: Cell, tmp_path: Path) -> None:
-    cell(shared_dir=tmp_path)
-    messages = cell(shared_dir=tmp_path)
+def test_a_cell_that_reuses_scores_has_no_phase_of_scoring_before(cell: Cell, tmp_path: Path) -> None:
+    phases = [
+        [message["phase"] for message in cell(shared_dir=tmp_path) if message["kind"] == "phase"] for _ in range(2)
+    ]
 
-    assert [message["phase"] for message in messages if message["kind"] == "phase"] == ALL_PHASES
-    assert "score_before" not in {message["phase"] for message in messages if message["kind"] == "progress"}
+    assert phases == [ALL_PHASES, [phase for phase in ALL_PHASES if phase != "score_before"]]
+
+
+def test_what_attention_a_cell_trained_with_is_recorded(cell: Cell) -> None:
+    assert cell()[-1]["environment"]["attention_used"] == "causal_sdpa"
+    assert cell(attn_implementation="eager")[-1]["environment"]["attention_used"] == "eager"
 
 
 # Failures -------------------------------------------------------------------------------------------------------------
@@ -345,6 +350,8 @@ def test_a_loss_that_is_no_number_ends_as_diverged_and_keeps_what_was_measured(c
     assert (end["status"], end["phase"]) == ("diverged", "train")
     assert "is nan" in end["message"]
     assert "learning_rate" in end["hint"]
+    assert end["losses"][0] > 0
+    assert end["losses"][-1] is None
     assert {"stored_bytes", "accuracy_before", "load_s", "train_peak_rss_bytes"} <= set(end["measures"])
     assert "accuracy_after" not in end["measures"]
 

@@ -464,18 +464,32 @@ def test_scoring_after_training_spares_the_host_too(bench):
     assert prepared(bench) == [(pytest.approx(8.0), "gpu0", "b-s0")]
 
 
-def test_each_gpu_keeps_the_job_that_was_prepared_for_it(bench):
-    slow = replace(
-        REPLAYS,
-        messages=((1.0, {"kind": "replay", "phase": "train"}), (30.0, TEN_SECONDS.messages[2][1])),
-        ends_at_s=30.0,
-    )
-    bench.scripts = {"a": [slow], "b": [REPLAYS]}
-    bench.run(plan_of("a", "b", "c", "d", "e"), slots=GPUS[:2])
+def test_a_free_gpu_takes_over_what_was_prepared_behind_a_slow_cell(bench):
+    end = TEN_SECONDS.messages[2][1]
+    slow = Script(((1.0, {"kind": "replay", "phase": "train"}), (30.0, end)), ends_at_s=30.0)
+    bench.scripts = {"a": [slow]}
+    bench.run(plan_of("a", "b", "c"), slots=GPUS[:2])
     ran = {worker.request.id: (worker.slot.name, worker.started_s) for worker in bench.executor.started}
-    assert ran["c"] == ("gpu0", pytest.approx(30.0)), "prepared behind the slow one, and so it waits"
-    assert ran["d"] == ("gpu1", pytest.approx(10.0))
-    assert sorted(ran) == ["a", "b", "c", "d", "e"]
+    assert prepared(bench) == [(pytest.approx(1.0), "gpu0", "c-s0")]
+    assert ran == {
+        "a": ("gpu0", pytest.approx(0.0)),
+        "b": ("gpu1", pytest.approx(0.0)),
+        "c": ("gpu1", pytest.approx(10.0)),
+    }
+    assert bench.executor.waiting == set()
+    last = {record.id: record for record in read_records(bench.path).records}["c"]
+    assert (last.slot, last.environment["worker_prepared"]) == ("gpu1", False)
+
+
+def test_a_worker_that_cannot_be_prepared_is_started_in_its_turn(bench, monkeypatch):
+    def fail(*_):
+        raise BlockingIOError("no more processes")
+
+    monkeypatch.setattr(ScriptedExecutor, "prepare", fail)
+    bench.scripts = {"a": [REPLAYS]}
+    bench.run(plan_of("a", "b"), slots=GPUS[:1])
+    assert bench.statuses == [("a", 0, 1, "ok"), ("b", 0, 1, "ok")]
+    assert [record.environment["worker_prepared"] for record in read_records(bench.path).records] == [False, False]
 
 
 def test_a_crash_is_tried_again_after_the_worker_that_was_prepared(bench):

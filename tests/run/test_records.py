@@ -49,6 +49,8 @@ def test_a_field_of_a_later_version_of_the_same_schema_is_passed_over():
         json.dumps(json.loads(to_line(record())) | {"status": "fine"}).encode(),
         json.dumps(json.loads(to_line(record())) | {"seed": "0"}).encode(),
         json.dumps(json.loads(to_line(record())) | {"measures": None}).encode(),
+        json.dumps(json.loads(to_line(record())) | {"losses": 5}).encode(),
+        json.dumps(json.loads(to_line(record())) | {"warnings": "slow"}).encode(),
     ],
 )
 def test_a_damaged_line_is_a_value_error(line):
