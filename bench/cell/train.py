@@ -90,12 +90,12 @@ def train(
     left = iter(batches)
     losses = Losses(torch.full((count,), math.nan, device=it.device), progress)
     eager, steady = StepClock(it.device), StepClock(it.device)
-    _run(eagerly, islice(left, min(EAGER_STEPS, count - 1)), losses, eager)
+    run_steps(eagerly, islice(left, min(EAGER_STEPS, count - 1)), losses, eager)
     first, eager_s = len(losses), meters.p50_s(eager.readings())
 
     busy, replay, warnings = None, None, []
     if on_gpu:
-        kernels_s = meters.kernel_time_s(lambda: _run(eagerly, islice(left, 1), losses))
+        kernels_s = meters.kernel_time_s(lambda: run_steps(eagerly, islice(left, 1), losses))
         busy = min(1.0, kernels_s / eager_s) if kernels_s and eager_s else None
         if len(losses) < count and _worth_capturing(parameters, busy):
             probe_memory(it, survey)
@@ -105,7 +105,7 @@ def train(
             except RuntimeError as error:
                 warnings.append(f"no CUDA graph, the cell ran eagerly: {str(error).strip().splitlines()[0]}")
     if replay:
-        _run(replay.take, islice(left, TRIAL_STEPS), losses, steady)
+        run_steps(replay.take, islice(left, TRIAL_STEPS), losses, steady)
         graph_s = meters.p50_s(steady.readings())
         if parameters.execution == "auto" and graph_s and eager_s and graph_s > eager_s:
             replay = None
@@ -115,7 +115,7 @@ def train(
     if replay and parameters.optim in CAPTURABLE:
         replaying()
     settled = steady if replay else eager
-    _run(replay.take if replay else eagerly, left, losses, settled)
+    run_steps(replay.take if replay else eagerly, left, losses, settled)
     losses.check()
     skipped = count - it.schedule.last_epoch
     if skipped == count:
@@ -169,7 +169,8 @@ def probe_memory(it: Trainee, survey: Survey) -> None:
     torch.cuda.set_rng_state(random, it.device)
 
 
-def _run(take: Take, batches: Iterable[Sequence[Batch]], losses: Losses, clock: StepClock | None = None) -> None:
+def run_steps(take: Take, batches: Iterable[Sequence[Batch]], losses: Losses, clock: StepClock | None = None) -> None:
+    """Take a step for each entry of `batches`, keeping its loss and, where there is a clock, its time."""
     if clock:
         clock.start()
     for step in batches:

@@ -7,7 +7,7 @@ import os
 import platform
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -19,6 +19,7 @@ import torch
 from transformers import PreTrainedModel, set_seed
 
 from bench.cell import adapters, encoding, heads, meters, precision, quantize, scoring, shared, sources, storage, trie
+from bench.cell.channel import Send
 from bench.cell.devices import synchronize
 from bench.cell.encoding import TokenizedExample
 from bench.cell.failures import Diverged, Invalid, describe
@@ -29,8 +30,6 @@ from bench.cell.train import train
 from bench.matrix.cards import memory_bytes
 from bench.matrix.parameters import Parameters
 from bench.protocol import Phase, Request
-
-Send = Callable[[dict[str, Any]], None]
 
 PROGRESS_INTERVAL_S = 0.2
 MOST_LOSSES = 100_000  # of the first steps; a message has a largest size
