@@ -125,26 +125,19 @@ def show(found: Sequence[Pair], console: Console) -> None:
     """Print a row for each pair, and what the columns are."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("cell")
-    for heading in (
-        "steps", "largest\ndifference", "first at\nstep", "mean difference\n(95 % interval)",
-        "accuracy %\neager", "accuracy %\ngraph", "95 % interval\nof difference", "agrees",
-    ):  # fmt: skip
+    for heading in ("largest\ndiff.", "mean diff. x 1000\n(95 % interval)", "accuracy %\neager, graph", "agrees"):
         table.add_column(heading, justify="right")
     for pair in found:
         table.add_row(
             pair.cell,
-            str(pair.steps_count),
             f"{pair.largest_difference:.1e}",
-            "none" if pair.first_difference is None else str(pair.first_difference),
-            f"{pair.mean_difference:+.1e} ({pair.low:+.1e} to {pair.high:+.1e})",
-            f"{100 * pair.eager_accuracy:.1f}",
-            f"{100 * pair.graph_accuracy:.1f}",
-            f"{100 * pair.accuracy_low:+.1f} to {100 * pair.accuracy_high:+.1f}",
+            f"{1e3 * pair.mean_difference:+.2f} ({1e3 * pair.low:+.2f} to {1e3 * pair.high:+.2f})",
+            f"{100 * pair.eager_accuracy:.1f}, {100 * pair.graph_accuracy:.1f}",
             "yes" if pair.agrees else "no",
         )
     console.print(table)
     console.print(
-        f"Differences: of the loss of a step, graph less eager, relative. Without dropout a pair agrees where none is "
+        f"Losses of {found[0].steps_count} steps: the difference is graph less eager, relative. Without dropout a pair agrees where none is "
         f"above {TOLERANCE:g}; with it, where the interval of the mean contains zero (Student's t over blocks of "
         f"{BLOCK_STEPS} steps). In both cases the interval of the difference in accuracy (Newcombe's hybrid score, as "
         f"for independent samples) must contain zero."

@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,6 +14,7 @@ import numpy as np
 import tokenizers
 import torch
 import transformers
+from torch.nn.functional import pad
 from transformers import PreTrainedTokenizerBase
 
 from bench.cell import ragged
@@ -69,14 +70,29 @@ class Batch:
     """Examples padded on the right to one length; what stands behind a causal model's last real token changes nothing.
 
     `input_ids` is [examples, tokens]. `positions` and `targets` are [examples, longest label]: the hidden state at
-    `positions` predicts the token in `targets` (`IGNORE_INDEX` where a label is shorter).
+    `positions` predicts the token in `targets` (`IGNORE_INDEX` where a label is shorter). The counts are of what is
+    real: rows and tokens that only pad are left out.
     """
 
     input_ids: torch.Tensor
     positions: torch.Tensor
     targets: torch.Tensor
+    examples: int
     real_tokens: int
     loss_tokens: int
+
+    def padded(self, rows: int, length: int, width: int) -> Batch:
+        """Return the batch padded to `rows` examples of `length` tokens, with `width` label tokens each.
+
+        What is added stands behind every real token and bears no loss, so that it changes no gradient (but in int8,
+        whose layers look at all rows of a batch).
+        """
+        sizes = ((self.input_ids, length, 0), (self.positions, width, 0), (self.targets, width, IGNORE_INDEX))
+        input_ids, positions, targets = (
+            pad(tensor, (0, columns - tensor.shape[1], 0, rows - tensor.shape[0]), value=filler)
+            for tensor, columns, filler in sizes
+        )
+        return replace(self, input_ids=input_ids, positions=positions, targets=targets)
 
 
 def encode_labels(tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]) -> tuple[tuple[int, ...], ...]:
@@ -191,7 +207,7 @@ def _order(examples: int, parameters: Parameters, seed: int) -> Iterator[Sequenc
 
 def collate(examples: Sequence[TokenizedExample]) -> Batch:
     """Pad examples into one batch."""
-    length = padded(max(map(len, examples)))
+    length = rounded_up(max(map(len, examples)))
     width = max(len(example.label) for example in examples)
     input_ids = np.zeros((len(examples), length), dtype=np.int64)
     positions = np.zeros((len(examples), width), dtype=np.int64)
@@ -206,12 +222,13 @@ def collate(examples: Sequence[TokenizedExample]) -> Batch:
         torch.from_numpy(input_ids),
         torch.from_numpy(positions),
         torch.from_numpy(targets),
+        len(examples),
         sum(map(len, examples)),
         sum(len(example.label) for example in examples),
     )
 
 
-def padded(length: int) -> int:
+def rounded_up(length: int) -> int:
     """Return the tokens to which a batch is padded whose longest example has `length`."""
     return math.ceil(length / PAD_MULTIPLE) * PAD_MULTIPLE
 
@@ -237,7 +254,7 @@ def survey(examples: Rows[TokenizedExample], parameters: Parameters, seed: int) 
     every = [examples[row] for row in range(len(examples))]
     digests = [hashlib.sha256(repr((example.prompt, example.label)).encode()).digest() for example in every]
     batches = [rows for step in _order(len(every), parameters, seed) for rows in step]
-    lengths = [padded(max(len(every[row]) for row in rows)) for rows in batches]
+    lengths = [rounded_up(max(len(every[row]) for row in rows)) for rows in batches]
     largest = max(range(len(batches)), key=lambda batch: lengths[batch] * len(batches[batch]))
     return Survey(
         hashlib.sha256(b"|".join(b"".join(digests[row] for row in rows) for rows in batches)).hexdigest(),

@@ -1,20 +1,18 @@
 """Training steps as CUDA graphs: the launches of a step are recorded once and replayed, so that Python costs nothing.
 
-A graph has fixed shapes, so batches are padded to one of a few lengths, each with a graph of its own. The padding
-stands behind the last real token and bears no loss, so it changes no gradient (int8, whose layers look at all rows of
-a batch, cannot be captured in the first place).
+A graph has fixed shapes, so batches are padded to one of a few lengths, each with a graph of its own; eager steps on a
+GPU are padded alike, so that both compute the same to the last bit.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import accumulate
 
 import torch
-from torch.nn.functional import pad
 
 from bench.cell import optim
 from bench.cell.devices import to_device
@@ -33,19 +31,15 @@ class Bucket:
     graph: torch.cuda.CUDAGraph
 
     def replay(self, batch: Batch) -> None:
-        for place, tensor, filler in (
-            (self.batch.input_ids, batch.input_ids, 0),
-            (self.batch.positions, batch.positions, 0),
-            (self.batch.targets, batch.targets, IGNORE_INDEX),
-        ):
-            (rows, columns), (here, wide) = place.shape, tensor.shape
-            place.copy_(to_device(pad(tensor, (0, columns - wide, 0, rows - here), value=filler), place.device))
+        for name in ("input_ids", "positions", "targets"):
+            place = getattr(self.batch, name)
+            place.copy_(to_device(getattr(batch, name), place.device))
         self.graph.replay()
 
 
 @dataclass(frozen=True)
 class Replay:
-    """A captured training step. `buckets` are by length, ascending; `update` is a replay too where it can be one."""
+    """A captured training step. `buckets` are by length; `update` is a replay too where it can be one."""
 
     it: Trainee
     buckets: dict[int, Bucket]
@@ -54,12 +48,14 @@ class Replay:
     loss_tokens: torch.Tensor
 
     def take(self, batches: Sequence[Batch]) -> torch.Tensor:
-        """Take one optimizer step; return its loss, nats per loss-bearing token, overwritten by the next step."""
+        """Take one optimizer step on batches that `pad_alike` has padded.
+
+        Returns its loss, nats per loss-bearing token, overwritten by the next step.
+        """
         self.loss.zero_()
         self.loss_tokens.fill_(sum(batch.loss_tokens for batch in batches))
         for batch in batches:
-            length = next(length for length in self.buckets if length >= batch.input_ids.shape[1])
-            self.buckets[length].replay(batch)
+            self.buckets[batch.input_ids.shape[1]].replay(batch)
         advance(self.it, self.update)
         return self.loss
 
@@ -111,7 +107,17 @@ def capture(it: Trainee, survey: Survey) -> Replay:
         torch.cuda.set_stream(current)
         torch.cuda.synchronize(device)
         restore()
-    return Replay(it, dict(sorted(buckets.items())), updater, loss, loss_tokens)
+    return Replay(it, buckets, updater, loss, loss_tokens)
+
+
+def pad_alike(steps: Iterable[Sequence[Batch]], survey: Survey) -> Iterator[list[Batch]]:
+    """Pad the batches of a run to as many examples and label tokens each, and to one of a few lengths."""
+    lengths = choose_lengths(survey.lengths)
+    for step in steps:
+        yield [
+            batch.padded(survey.rows, next(n for n in lengths if n >= batch.input_ids.shape[1]), survey.width)
+            for batch in step
+        ]
 
 
 def choose_lengths(lengths: Counter[int], most: int = MAX_GRAPHS) -> list[int]:
@@ -141,7 +147,7 @@ def _empty(rows: int, length: int, width: int, device: torch.device) -> Batch:
     targets = torch.full((rows, width), IGNORE_INDEX, device=device)
     targets[0, 0] = 0
     zeros = torch.zeros(rows, width, dtype=torch.long, device=device)
-    return Batch(torch.zeros(rows, length, dtype=torch.long, device=device), zeros, targets, 0, 1)
+    return Batch(torch.zeros(rows, length, dtype=torch.long, device=device), zeros, targets, 0, 0, 1)
 
 
 def _snapshot(it: Trainee) -> Callable[[], None]:

@@ -39,7 +39,7 @@ class Step:
     def of(cls, batches: Sequence[Batch], seconds: float) -> Step:
         return cls(
             seconds,
-            sum(len(batch.input_ids) for batch in batches),
+            sum(batch.examples for batch in batches),
             sum(batch.real_tokens for batch in batches),
             sum(batch.input_ids.numel() for batch in batches),
             sum(batch.loss_tokens for batch in batches),

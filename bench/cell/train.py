@@ -88,6 +88,8 @@ def train(
         return steps.take(it, step)
 
     left = iter(batches)
+    if on_gpu and parameters.quant_type != "int8":  # int8 layers look at all rows of a batch, those that pad it too
+        left = graphs.pad_alike(left, survey)
     losses = Losses(torch.full((count,), math.nan, device=it.device), progress)
     eager, steady = StepClock(it.device), StepClock(it.device)
     run_steps(eagerly, islice(left, min(EAGER_STEPS, count - 1)), losses, eager)
@@ -98,13 +100,14 @@ def train(
         kernels_s = meters.kernel_time_s(lambda: run_steps(eagerly, islice(left, 1), losses))
         busy = min(1.0, kernels_s / eager_s) if kernels_s and eager_s else None
         if len(losses) < count and _worth_capturing(parameters, busy):
-            probe_memory(it, survey)
+            probe_memory(it, survey.longest)
             eager_done()
             try:
                 replay = graphs.capture(it, survey)
             except RuntimeError as error:
                 warnings.append(f"no CUDA graph, the cell ran eagerly: {str(error).strip().splitlines()[0]}")
     if replay:
+        left = graphs.pad_alike(left, survey)
         run_steps(replay.take, islice(left, TRIAL_STEPS), losses, steady)
         graph_s = meters.p50_s(steady.readings())
         if parameters.execution == "auto" and graph_s and eager_s and graph_s > eager_s:
@@ -158,13 +161,13 @@ class Losses:
             raise Diverged(f"the loss of step {number} of {len(self.values)} is {losses[-1]}", losses)
 
 
-def probe_memory(it: Trainee, survey: Survey) -> None:
+def probe_memory(it: Trainee, longest: Batch) -> None:
     """Run the longest batch forward and backward, to no effect but on the memory peaks.
 
     A graph's memory is not a user's, so that peaks are taken before one is captured; the longest batch may come later.
     """
     random = torch.cuda.get_rng_state(it.device)
-    steps.forward_backward(it, move(survey.longest, it.device), survey.longest.loss_tokens)
+    steps.forward_backward(it, move(longest, it.device), longest.loss_tokens)
     it.optimizer.zero_grad()
     torch.cuda.set_rng_state(random, it.device)
 

@@ -220,6 +220,26 @@ def test_padding_stands_on_the_right_up_to_a_multiple_of_eight(examples: list[To
     assert batch.real_tokens == sum(map(len, examples)) == int((batch.input_ids != 0).sum())
 
 
+@given(examples_of_any_size, st.integers(0, 3), st.integers(0, 16), st.integers(0, 5))
+def test_padding_a_batch_adds_what_bears_no_loss_and_counts_for_nothing(
+    examples: list[TokenizedExample], rows: int, tokens: int, label_tokens: int
+) -> None:
+    batch = encoding.collate(examples)
+    (count, length), width = batch.input_ids.shape, batch.targets.shape[1]
+
+    wider = batch.padded(count + rows, length + tokens, width + label_tokens)
+
+    assert wider.input_ids.shape == (count + rows, length + tokens)
+    assert wider.positions.shape == wider.targets.shape == (count + rows, width + label_tokens)
+    assert torch.equal(wider.input_ids[:count, :length], batch.input_ids)
+    assert torch.equal(wider.positions[:count, :width], batch.positions)
+    assert torch.equal(wider.targets[:count, :width], batch.targets)
+    assert int((wider.targets != IGNORE_INDEX).sum()) == batch.loss_tokens
+    counts = ("examples", "real_tokens", "loss_tokens")
+    assert [getattr(wider, name) for name in counts] == [getattr(batch, name) for name in counts]
+    assert batch.examples == len(examples)
+
+
 def test_order_depends_on_the_seed_and_on_nothing_else() -> None:
     def orders(seed: int, **given) -> list[list[list[int]]]:
         return rows(list(encoding.steps(numbered(40), parameters(batch_size=8, **given), seed)))

@@ -247,9 +247,10 @@ def test_replayed_steps_never_wait_for_the_gpu(tiny: Callable[[str], Path]) -> N
     model, _ = quantize.load(asked, GPU)
     adapters.adapt(model, asked)
     it, data = steps.trainee(model, asked, 20), examples(40)
-    batches = list(encoding.steps(data, asked, 0))
+    survey = encoding.survey(data, asked, 0)
+    batches = list(graphs.pad_alike(encoding.steps(data, asked, 0), survey))
     steps.take(it, batches[0])
-    replay = graphs.capture(it, encoding.survey(data, asked, 0))
+    replay = graphs.capture(it, survey)
 
     with never_waiting():
         for step in batches[1:]:
