@@ -137,8 +137,8 @@ def show(found: Sequence[Pair], console: Console) -> None:
         )
     console.print(table)
     console.print(
-        f"Losses of {found[0].steps_count} steps: the difference is graph less eager, relative. Without dropout a pair agrees where none is "
-        f"above {TOLERANCE:g}; with it, where the interval of the mean contains zero (Student's t over blocks of "
+        f"Losses of {found[0].steps_count} steps: graph less eager, relative. Without dropout a pair agrees where none "
+        f"is above {TOLERANCE:g}; with it, where the interval of the mean contains zero (Student's t over blocks of "
         f"{BLOCK_STEPS} steps). In both cases the interval of the difference in accuracy (Newcombe's hybrid score, as "
         f"for independent samples) must contain zero."
     )
