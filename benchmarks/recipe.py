@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
+from peft import PeftModel, get_peft_model, prepare_model_for_kbit_training
 from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     AutoModelForCausalLM,
@@ -81,23 +81,13 @@ def adapt(model: PreTrainedModel, parameters: Parameters) -> PeftModel:
     Raises:
         Invalid: the model has no such modules.
     """
-    targets = adapters.target_names(model, parameters.target_modules)
+    config = adapters.lora_config(model, parameters)
     if parameters.kbit_upcast:
         model = prepare_model_for_kbit_training(
             model,
             use_gradient_checkpointing=parameters.gradient_checkpointing,
             gradient_checkpointing_kwargs=CHECKPOINTING,
         )
-    config = LoraConfig(
-        task_type="CAUSAL_LM",
-        target_modules=targets,
-        r=parameters.lora_r,
-        lora_alpha=parameters.lora_alpha,
-        lora_dropout=parameters.lora_dropout,
-        use_dora=parameters.use_dora,
-        use_rslora=parameters.use_rslora,
-        init_lora_weights=parameters.init_lora_weights,
-    )
     return get_peft_model(model, config)
 
 

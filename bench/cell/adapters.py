@@ -25,16 +25,30 @@ def adapt(model: PreTrainedModel, parameters: Parameters) -> PeftModel:
     Raises:
         Invalid: the model has no such modules, or PEFT refuses the combination.
     """
-    targets = target_names(model, parameters.target_modules)
+    config = lora_config(model, parameters)
     if parameters.kbit_upcast:
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     if parameters.gradient_checkpointing:
         # Random numbers need keeping only where there are any, and a CUDA graph cannot keep them.
         keep = parameters.lora_dropout > 0 or drops_out(model)
         model.gradient_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": keep})
-    config = LoraConfig(
+    try:
+        return get_peft_model(model, config)
+    except (ValueError, TypeError, RuntimeError, ImportError) as error:
+        if is_out_of_memory(error):
+            raise
+        raise Invalid(f"PEFT refuses these adapters: {error}") from error
+
+
+def lora_config(model: PreTrainedModel, parameters: Parameters) -> LoraConfig:
+    """Return a cell's adapters as PEFT describes them.
+
+    Raises:
+        Invalid: the model has no such modules.
+    """
+    return LoraConfig(
         task_type="CAUSAL_LM",
-        target_modules=targets,
+        target_modules=target_names(model, parameters.target_modules),
         r=parameters.lora_r,
         lora_alpha=parameters.lora_alpha,
         lora_dropout=parameters.lora_dropout,
@@ -42,12 +56,6 @@ def adapt(model: PreTrainedModel, parameters: Parameters) -> PeftModel:
         use_rslora=parameters.use_rslora,
         init_lora_weights=parameters.init_lora_weights,
     )
-    try:
-        return get_peft_model(model, config)
-    except (ValueError, TypeError, RuntimeError, ImportError) as error:
-        if is_out_of_memory(error):
-            raise
-        raise Invalid(f"PEFT refuses these adapters: {error}") from error
 
 
 def target_names(model: PreTrainedModel, target: str | tuple[str, ...]) -> list[str]:
