@@ -14,6 +14,7 @@ from bench import __version__
 from bench.errors import BenchError
 from bench.matrix.expand import MOST_CELLS, load_matrix
 from bench.matrix.plan import Plan, describe, plan
+from bench.matrix.wording import counted
 from bench.protocol import STATUSES, Status
 
 if TYPE_CHECKING:
@@ -71,7 +72,14 @@ def plan_command(matrix: Path, select: str | None, seeds: str | None, max_cells:
         click.echo(json.dumps(describe(chosen), indent=1))
         return
     click.echo(f"{chosen.matrix.name}: {chosen.matrix.about}")
-    click.echo(f"{len(chosen.cells)} cells, seeds {', '.join(map(str, chosen.seeds))}: {len(chosen.jobs)} runs")
+    seeds_shown = ", ".join(map(str, chosen.seeds))
+    click.echo(
+        f"{counted(len(chosen.cells), 'cell')}, seed{'s' if len(chosen.seeds) > 1 else ''} {seeds_shown}: "
+        f"{counted(len(chosen.jobs), 'run')}"
+    )
+    baseline = chosen.matrix.baseline
+    if baseline and baseline not in {cell.id for cell in chosen.cells}:
+        click.echo(f"without the baseline, {baseline}: the tables will show no changes, unless it has a result already")
     for number, job in enumerate(chosen.jobs, start=1):
         baseline = "  (baseline)" if job.cell.id == chosen.matrix.baseline else ""
         click.echo(f"{number:4}  {job.cell.id}  seed {job.seed}{baseline}")

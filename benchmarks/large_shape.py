@@ -32,9 +32,9 @@ PARTS = ("matmul", "trainer", "ours", "graph")
 
 
 def _shape(_context: click.Context, _option: click.Parameter, model: str) -> str:
-    if model in SHAPES or Path(model).expanduser().is_dir():
+    if model in SHAPES or (Path(model).expanduser() / "config.json").is_file():
         return model
-    raise click.BadParameter(f"{model!r} is no folder, and none of {', '.join(SHAPES)}")
+    raise click.BadParameter(f"{model!r} is no folder with a config.json, and none of {', '.join(SHAPES)}")
 
 
 count = click.IntRange(min=1)

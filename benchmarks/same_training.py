@@ -151,10 +151,13 @@ def command(result: Path, out: Path | None) -> None:
     """Compare the cells of RESULT that differ in `execution` only; exit with 1 where a pair does not agree."""
     path = result / RECORDS
     if not path.is_file():
-        raise BenchError(f"there is no {path}", "run benchmarks/same_training.yaml first")
+        raise BenchError(f"there is no {path}", "give the result folder of benchmarks/same_training.yaml")
     found = list(pairs(read_records(path).records))
     if not found:
-        raise BenchError(f"{path} holds no pair of an eager cell and a replayed one", "run them on a CUDA GPU")
+        raise BenchError(
+            f"{path} holds no two cells that differ in execution only, one eager and one replayed",
+            "run benchmarks/same_training.yaml on a CUDA GPU",
+        )
     show(found, console())
     write(out, [asdict(pair) | {"agrees": pair.agrees} for pair in found])
     sys.exit(not all(pair.agrees for pair in found))

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
@@ -82,7 +82,10 @@ def set_up(
     rows = [{"id": CELL, "quant_type": "nf4", "double_quant": True}]
     document = {"schema": 1, "name": NAME, "about": "What does one cell take?", "defaults": dict(values)}
     matrix.write_text(yaml.safe_dump({**document, "include": rows, "seeds": [seed]}))
-    chosen = plan(load_matrix(matrix))
+    try:
+        chosen = plan(load_matrix(matrix))
+    except BenchError as error:  # the file is not the user's
+        raise BenchError(replace(problem, where=None) for problem in error.problems) from error
     job, parameters = chosen.jobs[0], chosen.jobs[0].cell.parameters
     slot, data_dir = slot_for(device), find_data(chosen, data)
     try:

@@ -80,6 +80,16 @@ def test_a_plan_in_json_names_every_cell_and_imports_neither_torch_nor_pandas():
     assert set(cells[0]["parameters"]) == set(Parameters.model_fields)
 
 
+@pytest.mark.parametrize(
+    ("select", "counted", "warned"),
+    [("lora", "1 cell, seed 0: 1 run", False), ("nf4 and attention", "4 cells, seed 0: 4 runs", True)],
+)
+def test_a_plan_counts_its_cells_and_says_where_the_baseline_is_left_out(select, counted, warned):
+    shown = CliRunner().invoke(cli, ["plan", str(ROOT / "matrices" / "default.yaml"), "-k", select]).output
+    assert counted in shown
+    assert ("without the baseline, lora-bf16" in shown) == warned
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "matrices").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_shipped_matrix_opens_with_the_command_that_runs_it_and_can_be_planned(path):
     assert path.read_text().splitlines()[0] == f"# nox -s bench -- matrices/{path.name}"

@@ -16,6 +16,7 @@ from bench.matrix.wording import counted
 from bench.tables.table import MISSING, Column, Table, legend, printable
 
 GAP = 2
+LEAST_CHARACTERS = 12  # of a name, in a line of its own
 INDENT = 4
 STATUS_STYLES = {
     "ok": "green",
@@ -36,7 +37,7 @@ def print_table(table: Table, console: Console, full: Path | None = None) -> Non
     where = f"; {full} has all" if full else ""
     parts = [
         Text(table.title, style="bold"),
-        *_body(table, texts, kept),
+        *_body(table, texts, kept, console.width),
         Text(),
         *(Text(line, style="dim") for line in (*table.caption, legend(table.columns[index] for index in kept)) if line),
         *([Text(f"{counted(hidden, 'column')} hidden at this width{where}.", style="dim")] if hidden else []),
@@ -64,10 +65,13 @@ def _column_width(columns: Sequence[Column], texts: Sequence[Sequence[str]], ind
     return max(cell_len(line) for text in shown for line in text.split("\n"))
 
 
-def _body(table: Table, texts: Sequence[Sequence[str]], kept: Sequence[int]) -> Iterator[RenderableType]:
+def _body(table: Table, texts: Sequence[Sequence[str]], kept: Sequence[int], width: int) -> Iterator[RenderableType]:
     prose = [index for index in kept if table.columns[index].prose]
     grid = [index for index in kept if not table.columns[index].prose]
     widths = {index: _column_width(table.columns, texts, index) for index in grid}
+    # Where not even the columns that are always shown fit, the first one, of names, is folded.
+    too_wide = _width(table.columns, texts, grid) - width
+    widths[grid[0]] = min(widths[grid[0]], max(LEAST_CHARACTERS, widths[grid[0]] - too_wide))
     if not prose:
         yield _grid(table, texts, widths, range(len(texts)))
         return

@@ -41,6 +41,18 @@ def test_at_common_widths_no_line_is_too_long_and_every_id_is_whole(tmp_path, wi
     assert not any("…" in line for line in lines)
 
 
+def test_where_the_main_columns_do_not_fit_long_ids_are_folded_and_every_figure_is_whole(tmp_path):
+    long = [f"nf4-lora_dropout=0.05-ckpt-execution=cuda_graph-{number}" for number in range(2)]
+    figures = {"stored_bytes": 111_700_000, "packed_bytes": 53_100_000, "unquantized_bytes": 56_700_000,
+               "quant_state_bytes": 1_900_000, "buffer_bytes": 100, "footprint_bytes": 109_800_000}  # fmt: skip
+    table = table_of(tmp_path, [record(cell_id, measures=figures) for cell_id in long], memory_table)
+    lines = lines_of(table, 80)
+    assert max(map(cell_len, lines)) <= 80
+    rows = [line for line in lines if line.startswith("nf4-")]
+    assert all(line.split()[1:] == ["53.1", "1.9", "56.7", "111.7", "109.8"] for line in rows)
+    assert len(rows) == 2
+
+
 @settings(max_examples=15, deadline=None)
 @given(width=st.integers(20, 200), message=st.text(max_size=300), cell_id=st.text("abc-üß漢", min_size=1, max_size=60))
 def test_no_line_is_ever_longer_than_the_console(tmp_path_factory, width, message, cell_id):
