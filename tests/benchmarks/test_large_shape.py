@@ -59,7 +59,7 @@ def test_the_script_measures_both_sides(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (("--device", "cpu", "--graph"), "error: --graph needs a CUDA GPU; leave it out"),
-        (("--model", "qwen2.5-8b"), "'qwen2.5-8b' is no folder, and none of smollm2-135m"),
+        (("--model", "qwen2.5-8b"), "'qwen2.5-8b' is no folder with a config.json, and none of smollm2-135m"),
     ],
 )
 def test_a_users_mistake_is_told_and_exits_with_2(arguments: tuple[str, ...], message: str) -> None:

@@ -122,5 +122,5 @@ def test_a_folder_without_pairs_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BenchError, match="there is no"):
         CliRunner().invoke(command, [str(tmp_path)], catch_exceptions=False)
     append_record(tmp_path / "records.jsonl", made("eager"))
-    with pytest.raises(BenchError, match="no pair"):
+    with pytest.raises(BenchError, match="no two cells that differ in execution only"):
         CliRunner().invoke(command, [str(tmp_path)], catch_exceptions=False)
