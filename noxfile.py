@@ -80,7 +80,7 @@ def gpu(session: nox.Session) -> None:
 @nox.session
 def benchmarks(session: nox.Session) -> None:
     """Measure this project itself: nox -s benchmarks -- NAME [OPTIONS], a file of benchmarks/ that has a command."""
-    names = sorted(path.stem for path in Path("benchmarks").glob("*.py") if "def main()" in path.read_text())
+    names = sorted(path.stem for path in Path("benchmarks").glob("*.py") if "__main__" in path.read_text())
     if not session.posargs or session.posargs[0] not in names:
         session.error(f"name one of {', '.join(names)}: nox -s benchmarks -- {names[0]} --help")
     install(session)

@@ -72,10 +72,10 @@ def run_plan(
     """Run the jobs of `plan` that have no result yet.
 
     Records go to the folder of `results` that bears the matrix's name; the run writes nothing outside of it, and its
-    workers nothing but what the user's cache keeps (the packaged checkpoint, tokens). A job with a
-    result is left alone, unless its status is in `retry`; a crash is tried again once, an interrupted job with the next
-    run. `fresh` puts earlier records aside and starts over. `data_dir` (or `QLORA_BENCH_DATA`) holds tasks by name.
-    When `stop` turns true, the workers are killed and their jobs recorded as interrupted.
+    workers nothing but what the user's cache keeps (the packaged checkpoint, tokens). A job with a result is left
+    alone, unless its status is in `retry`; a crash is tried again once, an interrupted job with the next run. `fresh`
+    puts earlier records aside and starts over. `data_dir` (or `QLORA_BENCH_DATA`) holds tasks by name. When `stop`
+    turns true, the workers are killed and their jobs recorded as interrupted.
 
     Raises:
         BenchError: data is missing (nothing has been written then), another run holds the folder, its records are of a
