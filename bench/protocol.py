@@ -10,8 +10,14 @@ answers with messages, a JSON object a line, on its standard output:
   "losses": [...], "environment": {...}, "warnings": [...]}`: the last one, whatever happened. `losses` are those of
   each training step so far, nats per loss-bearing token. A worker that ends without this message has crashed.
 
-Every message also carries `peak_allocated_bytes`, the highest torch allocation of the phase so far (null on a CPU), so
-that the run knows the last peak of a worker that was killed.
+To predict memory without running anything, `python -m bench.cell predict` reads a `Question` and answers for each cell:
+
+* `{"kind": "prediction", "id": "nf4", "measures": {...}, "note": null}`: the measures named `predicted_*`. A `note`
+  says why the peak is a lower bound only.
+* `{"kind": "refusal", "id": "nf4", "message": "...", "hint": "..."}`: the model cannot be found or described.
+
+Every message of a running cell also carries `peak_allocated_bytes`, the highest torch allocation of the phase so far
+(null on a CPU), so that the run knows the last peak of a worker that was killed.
 """
 
 from __future__ import annotations
@@ -50,6 +56,7 @@ class Request:
     data_dir: str | None = None
     cache_dir: str | None = None
     shared_dir: str | None = None
+    trust_remote_code: bool = False
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), allow_nan=False)
@@ -67,6 +74,21 @@ class Measure:
     about: str
 
 
+@dataclass(frozen=True)
+class Question:
+    """What a worker needs to know to predict the memory of cells: for each its id and its parameters."""
+
+    cells: Sequence[Mapping[str, Any]]
+    trust_remote_code: bool = False
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Question:
+        return cls(**json.loads(text))
+
+
 def finite(value: Any) -> Any:
     """Return a value as JSON can hold it: null for NaN and infinities, which JSON does not have."""
     if isinstance(value, float):
@@ -78,15 +100,57 @@ def finite(value: Any) -> Any:
     return value
 
 
+# Where an unquantized parameter stands in a model.
+PLACES: dict[str, str] = {
+    "embedding": "embeddings (and the output head tied to them)",
+    "head": "the output head, where it is a matrix of its own",
+    "norm": "norms",
+    "bias": "biases of linear layers",
+    "linear": "linear layers",
+    "other": "anything else",
+}
+DTYPE_NAMES = ("bfloat16", "float16", "float32")
+
+# What memory holds when training needs the most of it.
+PEAK_PARTS: dict[str, str] = {
+    "base": "the base as stored, with what kbit_upcast adds",
+    "adapter": "adapters",
+    "gradient": "their gradients",
+    "optimizer": "optimizer state",
+    "activation": "activations kept or recomputed for the backward pass, and temporaries",
+    "head": "logits, loss, and the output head's copy in the compute dtype",
+    "dequantized": "weights that were dequantized for the moment",
+    "workspace": "cuBLAS's workspaces",
+    "rounding": "what the allocator's blocks are larger than asked for",
+}
+
 MEASURES: tuple[Measure, ...] = (
     # Storage, after load and verify, before adapters; exact, from the tensors themselves.
     Measure("footprint_bytes", "model.get_memory_footprint(): parameters and buffers, blind to quantization state"),
     Measure("stored_bytes", "every tensor of the loaded model, quantization state included"),
     Measure("packed_bytes", "packed 4-bit or int8 weights"),
-    Measure("quant_state_bytes", "block scales, nested scales, codes and offsets"),
+    Measure("quant_state_bytes", "quantization state: absmax, nested absmax, and codes"),
+    Measure("absmax_bytes", "a scale for each block of 64 weights: 32 bits, or 8 with double quantization"),
+    Measure("nested_absmax_bytes", "double quantization's scale for each 256 of those scales"),
+    Measure("code_bytes", "the tables that codes stand for, and double quantization's offsets"),
     Measure("unquantized_bytes", "parameters kept in 16 or 32 bits"),
+    *(
+        Measure(f"{place}_{dtype}_bytes", f"of these, in {dtype}: {text}")
+        for place, text in PLACES.items()
+        for dtype in DTYPE_NAMES
+    ),
     Measure("buffer_bytes", "buffers, such as rotary frequencies"),
+    # Storage that training adds, when an optimizer step has been taken.
+    Measure("upcast_bytes", "what casting unquantized parameters to float32 (kbit_upcast) added"),
+    *(
+        Measure(f"train_{place}_{dtype}_bytes", f"after that cast, in {dtype}: {text}")
+        for place, text in PLACES.items()
+        for dtype in DTYPE_NAMES
+    ),
     Measure("adapter_bytes", "LoRA parameters"),
+    Measure("gradient_bytes", "gradients of the adapters"),
+    Measure("optimizer_bytes", "optimizer state in the allocator's memory"),
+    Measure("optimizer_managed_bytes", "optimizer state in managed memory (paged), which torch does not count"),
     Measure("parameters_count", "parameters of the model before quantization"),
     Measure("quantized_parameters_count", "parameters held in 4 or 8 bits"),
     Measure("quantized_modules_count", "linear layers held in 4 or 8 bits"),
@@ -102,8 +166,25 @@ MEASURES: tuple[Measure, ...] = (
             ("rss", "host memory of the process"),
         )
     ),
-    Measure("outside_torch_bytes", "GPU memory of the process that torch's allocator does not hold, by NVML"),
+    *(
+        Measure(f"{phase}_{name}_bytes", f"{text}, at the end of phase {phase}")
+        for phase in ("load", "score", "train")
+        for name, text in (
+            ("process", "GPU memory of the process by NVML"),
+            ("outside_torch", "of it, what torch's allocator does not hold"),
+        )
+    ),
+    Measure("context_bytes", "GPU memory that CUDA and its libraries took before the model, outside of torch"),
     Measure("cap_bytes", "the cap that vram_limit put on torch's allocator"),
+    Measure("short_bytes", "what was missing for the allocation at which memory ran out"),
+    # Predicted without running the cell (bench.cell.prediction); of the peak, its parts add up to it.
+    Measure("predicted_footprint_bytes", "get_memory_footprint(), predicted"),
+    Measure("predicted_stored_bytes", "stored_bytes, predicted"),
+    Measure("predicted_train_peak_allocated_bytes", "train_peak_allocated_bytes, predicted"),
+    Measure("predicted_train_peak_requested_bytes", "train_peak_requested_bytes, predicted"),
+    Measure("predicted_train_peak_reserved_bytes", "train_peak_reserved_bytes, predicted"),
+    Measure("predicted_needed_bytes", "the least memory for torch's allocator in which loading and training succeed"),
+    *(Measure(f"predicted_peak_{part}_bytes", f"of the predicted peak: {text}") for part, text in PEAK_PARTS.items()),
     # Training.
     Measure("steps_count", "optimizer steps taken"),
     Measure("skipped_steps_count", "optimizer steps left out, since their float16 gradients overflowed"),

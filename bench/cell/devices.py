@@ -29,3 +29,8 @@ def synchronize(device: torch.device) -> None:
     """Wait for the GPU, so that a clock is read when the work is done, not when it is queued."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def has_flash_attention(device: torch.device) -> bool:
+    """Tell whether torch has FlashAttention for a GPU: from Ampere (compute capability 8.0) on."""
+    return torch.cuda.get_device_capability(device) >= (8, 0)

@@ -11,6 +11,7 @@ import torch
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from bench.cell.devices import has_flash_attention
 from bench.cell.failures import Invalid
 
 # SDPA that is told that attention is causal, instead of shown a mask that says so: its fastest kernels take no mask.
@@ -35,12 +36,21 @@ def hidden_states(model: PreTrainedModel, input_ids: torch.Tensor, **arguments: 
 def attend_causally(model: PreTrainedModel) -> None:
     """Have a model's SDPA attention take no masks, for rows that all start at their first token.
 
-    A model whose attention is causal by its masks only keeps them.
+    A model whose attention is causal by its masks only keeps them. So does every model on a GPU without FlashAttention:
+    without a mask, Transformers leaves grouped queries to torch, whose only kernel for them there makes all scores.
     """
+    if model.device.type == "cuda" and not has_flash_attention(model.device):
+        return
     if model.config._attn_implementation == "sdpa":
-        model.set_attn_implementation(CAUSAL_SDPA)
+        take_no_masks(model)
         if not _is_causal(model):
             model.set_attn_implementation("sdpa")
+
+
+def take_no_masks(model: PreTrainedModel) -> None:
+    """Have SDPA attend causally by itself; and have nobody look for padding, which waits for the GPU."""
+    model.set_attn_implementation(CAUSAL_SDPA)
+    model.config.pad_token_id = None
 
 
 @torch.no_grad()

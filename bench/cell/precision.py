@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from bench.cell.autocast import MetaAutocast
 from bench.cell.failures import Invalid
 from bench.matrix.parameters import Parameters
 
@@ -14,9 +15,11 @@ DTYPES: dict[str, torch.dtype] = {
 }
 
 
-def autocast(parameters: Parameters, device: torch.device) -> torch.autocast:
+def autocast(parameters: Parameters, device: torch.device) -> torch.autocast | MetaAutocast:
     """Return the context in which a model of this cell computes: autocast to a 16-bit compute dtype, or none."""
     dtype = DTYPES[parameters.compute_dtype]
+    if device.type == "meta":
+        return MetaAutocast(dtype)
     return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
 
 
