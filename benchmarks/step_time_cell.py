@@ -17,7 +17,7 @@ from torch.autograd import DeviceType  # type: ignore[attr-defined]
 from torch.profiler import ProfilerActivity, profile, record_function
 from transformers import set_seed
 
-from bench.cell import adapters, encoding, graphs, heads, optim, precision, quantize, sources, steps
+from bench.cell import adapters, encoding, graphs, heads, meters, optim, precision, quantize, sources, steps
 from bench.cell.channel import Send
 from bench.cell.devices import move, synchronize
 from bench.cell.encoding import Batch, Survey
@@ -70,7 +70,7 @@ def measure(request: Request, device: torch.device, _send: Send) -> dict[str, An
     parameters = Parameters.model_validate({**request.parameters, "max_steps": counts.total})
     precision.check_supported(parameters, device)
     if parameters.vram_limit is not None:
-        cap(parameters.vram_limit, device)
+        cap(parameters.vram_limit, meters.context_bytes(device), device)
     sources.prepare(parameters, sources.default_cache_dir())
     set_seed(request.seed)
     model, _ = quantize.load(parameters, device, sources.default_cache_dir())

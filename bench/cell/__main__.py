@@ -1,6 +1,7 @@
 """`python -m bench.cell`: the worker of one cell. Reads a request on standard input, answers with JSON lines.
 
-Started by `bench.run`; by hand it is useful to debug a cell: `python -m bench.cell < request.json`.
+Started by `bench.run`; by hand it is useful to debug a cell: `python -m bench.cell < request.json`. With the argument
+`predict` it reads a question instead, and predicts the memory of its cells.
 """
 
 from __future__ import annotations
@@ -8,15 +9,20 @@ from __future__ import annotations
 import sys
 
 from bench.cell.channel import open_channel
-from bench.protocol import Request
+from bench.protocol import Question, Request
 
 
 def main() -> None:
     send = open_channel()
     # Seconds of imports come first, so that a run can start a worker before it has a request for it.
-    from bench.cell.worker import work
+    if sys.argv[1:] == ["predict"]:
+        from bench.cell.prediction import answer
 
-    work(Request.from_json(sys.stdin.read()), send)
+        answer(Question.from_json(sys.stdin.read()), send)
+    else:
+        from bench.cell.worker import work
+
+        work(Request.from_json(sys.stdin.read()), send)
 
 
 if __name__ == "__main__":

@@ -81,6 +81,12 @@ class Batch:
     real_tokens: int
     loss_tokens: int
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Examples, tokens of each and label tokens of each, padding included."""
+        rows, length = self.input_ids.shape
+        return rows, length, self.targets.shape[1]
+
     def padded(self, rows: int, length: int, width: int) -> Batch:
         """Return the batch padded to `rows` examples of `length` tokens, with `width` label tokens each.
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
 from bench.protocol import Phase, Status
+
+UNITS = (("GB", 1e9), ("MB", 1e6), ("kB", 1e3), ("bytes", 1))
 
 
 class Invalid(Exception):
@@ -25,10 +28,41 @@ class Diverged(Exception):
         super().__init__(what)
 
 
-# How CUDA, torch on the host, and CUDA's libraries put it, where it is not an exception of its own.
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "_STATUS_ALLOC_FAILED")
+@dataclass(frozen=True)
+class Shortage:
+    """An allocation at which the memory of torch's CUDA allocator ran out.
 
-# What to try when memory ran out, by the phase in which it did.
+    asked_bytes: what torch asked CUDA for: the tensor in whole 2 MiB, and of a tensor below 10 MiB the segment that it
+        was to be a part of (20 MiB; 2 MiB below 1 MiB).
+    allocated_bytes: in live tensors at that moment, as the allocator rounds them.
+    reserved_bytes: what the allocator held then, having given back what it could: tensors, and pieces too small.
+    limit_bytes: the most that torch could hold then: its cap, or what it held and what was free on the card, whichever
+        is less.
+    """
+
+    asked_bytes: int
+    allocated_bytes: int
+    reserved_bytes: int
+    limit_bytes: int
+
+    @property
+    def short_bytes(self) -> int:
+        """Asked and reserved less the limit: with so much more, this allocation would have been served."""
+        return max(1, self.asked_bytes + self.reserved_bytes - self.limit_bytes)
+
+    def __str__(self) -> str:
+        asked, reserved, allocated, limit, short = map(
+            in_words,
+            (self.asked_bytes, self.reserved_bytes, self.allocated_bytes, self.limit_bytes, self.short_bytes),
+        )
+        return f"{asked} more were asked for with {reserved} of {limit} taken ({allocated} by tensors), {short} short"
+
+
+# How CUDA, torch on the host, and CUDA's libraries put it, where it is not an exception of its own.
+HOST_OUT_OF_MEMORY = "can't allocate memory"
+OUT_OF_MEMORY = ("out of memory", HOST_OUT_OF_MEMORY, "_STATUS_ALLOC_FAILED")
+
+# What to try when memory ran out, by the phase in which it did, where nothing is known of the cell.
 OOM_HINTS: dict[Phase, str] = {
     "load": "the weights themselves do not fit: quantize them (quant_type), or take a smaller model",
     "score_before": "scoring does not fit: take a shorter max_length",
@@ -39,15 +73,22 @@ OOM_HINTS: dict[Phase, str] = {
 }
 
 
-def describe(error: BaseException, phase: Phase) -> tuple[Status, str, str | None]:
-    """Return status, message and hint of the record of a cell that ended in `error` during `phase`."""
+def describe(error: BaseException, phase: Phase, shortage: Shortage | None = None) -> tuple[Status, str, str | None]:
+    """Return status, message and hint of the record of a cell that ended in `error` during `phase`.
+
+    Args:
+        error: what ended the cell.
+        phase: where it did.
+        shortage: what torch's allocator lacked, where that is the error.
+    """
     message = str(error).strip().split("\n\n")[0] or type(error).__name__
     if isinstance(error, Invalid):
         return "invalid", message, error.fix
     if isinstance(error, Diverged):
         return "diverged", message, "try a lower learning_rate, a lower max_grad_norm, or compute_dtype: bfloat16"
     if is_out_of_memory(error):
-        return "oom", message, OOM_HINTS.get(phase)
+        what = shortage or ("the host has no more" if _is_of_the_host(error) else "the GPU has no more")
+        return "oom", f"out of memory in phase {phase}: {what}", OOM_HINTS.get(phase)
     return "crashed", f"{type(error).__name__}: {message}", "the worker's log holds the traceback"
 
 
@@ -61,3 +102,13 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
     )
+
+
+def _is_of_the_host(error: BaseException) -> bool:
+    return isinstance(error, MemoryError) or HOST_OUT_OF_MEMORY in str(error)
+
+
+def in_words(size_bytes: int) -> str:
+    """Write a size in SI units with at most three digits, such as 14.9 GB."""
+    unit, scale = next(((unit, scale) for unit, scale in UNITS if size_bytes >= 0.9995 * scale), UNITS[-1])
+    return f"{size_bytes / scale:.3g} {unit}"

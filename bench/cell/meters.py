@@ -17,6 +17,7 @@ import torch
 
 from bench.cell.devices import synchronize
 from bench.cell.encoding import Batch
+from bench.cell.failures import Shortage
 
 WARMUP_STEPS = 5
 
@@ -156,22 +157,77 @@ def capacity_bytes(device: torch.device) -> int:
     return int(torch.cuda.get_per_process_memory_fraction(device) * total)
 
 
-def outside_torch_bytes(device: torch.device) -> int | None:
-    """Return the GPU memory of this process that torch's allocator does not hold: context, kernels, managed memory.
+def taken(device: torch.device) -> dict[str, int | None]:
+    """Return the GPU memory of this process, and what of it torch's allocator does not hold now, in bytes.
 
-    By NVML, which knows each process; None where it does not tell (some containers hide process ids).
+    The latter is the CUDA context, kernels, libraries and managed memory. By NVML, which knows each process; None where
+    it does not tell (some containers hide process ids), since other processes may use the card.
+    """
+    process = _process_bytes(device) if device.type == "cuda" else None
+    outside = None if process is None else process - torch.cuda.memory_reserved(device)
+    return {"process_bytes": process, "outside_torch_bytes": outside}
+
+
+def context_bytes(device: torch.device) -> int | None:
+    """Return what this process takes of a GPU outside of torch once a matrix product has run, in bytes; None on a CPU.
+
+    That is the CUDA context and what cuBLAS loads; the workspace that cuBLAS has from torch is given back, so that
+    peaks measured later are the model's own. Where NVML does not tell, all that is taken on the card counts.
     """
     if device.type != "cuda":
         return None
-    processes = _ask_nvml(device, "nvmlDeviceGetComputeRunningProcesses") or ()
-    mine = next((process.usedGpuMemory for process in processes if process.pid == os.getpid()), None)
-    return None if mine is None else mine - torch.cuda.memory_reserved(device)
+    torch.ones(64, 64, device=device) @ torch.ones(64, 64, device=device)
+    synchronize(device)
+    torch._C._cuda_clearCublasWorkspaces()
+    torch.cuda.empty_cache()
+    outside = taken(device)["outside_torch_bytes"]
+    if outside is None:
+        free, total = torch.cuda.mem_get_info(device)
+        return total - free - torch.cuda.memory_reserved(device)
+    return outside
+
+
+def watch_out_of_memory(device: torch.device, note: Callable[[Shortage], None]) -> None:
+    """Have `note` called whenever torch's allocator finds no memory, for as long as the process lives.
+
+    It is called before the error is raised, also where that is caught and the work goes on. Memory that the host, CUDA
+    or its libraries lack is not the allocator's to tell.
+    """
+    if device.type != "cuda":
+        return
+
+    def observe(_: int, asked: int, capacity: int, free: int) -> None:
+        reserved = torch.cuda.memory_reserved(device)
+        note(Shortage(asked, torch.cuda.memory_allocated(device), reserved, min(capacity, reserved + free)))
+
+    torch._C._cuda_attach_out_of_memory_observer(observe)  # type: ignore[attr-defined]
 
 
 def card_bytes(device: torch.device) -> int:
     """Return the memory of the card, by NVML as in the list of cards; torch counts what the driver keeps as missing."""
     memory = _ask_nvml(device, "nvmlDeviceGetMemoryInfo")
     return int(memory.total if memory else torch.cuda.get_device_properties(device).total_memory)
+
+
+def cap_memory(limit_bytes: int, context_bytes: int, device: torch.device) -> int:
+    """Limit torch's allocator so that the process needs no more than a card of `limit_bytes`; return the cap in bytes.
+
+    Where the cap would not be above zero, nothing is limited.
+
+    The cap is the card's memory less `context_bytes`, which the process takes outside of torch before the model is
+    loaded. Kernels and libraries that CUDA loads later, and managed memory, lie outside of the cap: a record says how
+    much that came to in training, `train_outside_torch_bytes` - `context_bytes`.
+    """
+    cap = limit_bytes - context_bytes
+    if cap > 0:
+        share = cap / torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(share, 1.0), device)
+    return cap
+
+
+def _process_bytes(device: torch.device) -> int | None:
+    processes = _ask_nvml(device, "nvmlDeviceGetComputeRunningProcesses") or ()
+    return next((process.usedGpuMemory for process in processes if process.pid == os.getpid()), None)
 
 
 def _ask_nvml(device: torch.device, question: str) -> Any:
@@ -184,24 +240,3 @@ def _ask_nvml(device: torch.device, question: str) -> Any:
         return getattr(pynvml, question)(handle)
     except pynvml.NVMLError:
         return None
-
-
-def cap_memory(limit_bytes: int, device: torch.device) -> int:
-    """Limit torch's allocator so that the process needs no more than a card of `limit_bytes`; return the cap in bytes.
-
-    Where the cap would not be above zero, nothing is limited.
-
-    The cap is the card's memory less what this process takes outside torch once a matrix product has run: the CUDA
-    context and the libraries' workspaces. Memory that they take later, and managed memory, is the rule's known leak.
-    """
-    torch.ones(64, 64, device=device) @ torch.ones(64, 64, device=device)
-    synchronize(device)
-    free, total = torch.cuda.mem_get_info(device)
-    outside = outside_torch_bytes(device)
-    if outside is None:
-        outside = total - free - torch.cuda.memory_reserved(device)
-    cap = limit_bytes - outside
-    if cap > 0:
-        share = cap / torch.cuda.get_device_properties(device).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(share, 1.0), device)
-    return cap

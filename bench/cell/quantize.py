@@ -23,19 +23,20 @@ from bench.matrix.parameters import Parameters
 
 
 def load(
-    parameters: Parameters, device: torch.device, cache_dir: Path | None = None
+    parameters: Parameters, device: torch.device, cache_dir: Path | None = None, trust_remote_code: bool = False
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
     """Load the model of a cell onto `device`, quantizing while it loads, and its tokenizer (none with random weights).
 
     Raises:
-        Invalid: the model cannot be found or read, or lacks what the cell asks for.
+        Invalid: the model cannot be found or read, lacks what the cell asks for, or asks to run code of its own
+            without `trust_remote_code`.
     """
     dtype = DTYPES[parameters.load_dtype]
-    source = sources.find(parameters, cache_dir, device, dtype)
+    source = sources.find(parameters, cache_dir, device, dtype, trust_remote_code)
     if getattr(source.config, "quantization_config", None) is not None:
         raise Invalid(f"model {parameters.model!r} is already quantized", "name the model it was quantized from")
     # `AutoModel` takes no state dict without a path: with random weights, the class itself is asked.
-    loader: Any = AutoModelForCausalLM if source.path else type(sources.skeleton(source.config))
+    loader: Any = AutoModelForCausalLM if source.path else type(sources.skeleton(source.config, trust_remote_code))
     # An int8 layer says at every call that it computes in float16.
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     try:

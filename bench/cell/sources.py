@@ -42,6 +42,10 @@ WHAT_A_MODEL_IS = (
     "and a tokenizer"
 )
 
+# What `auto_map` in a config.json may name that building the model would import from beside it.
+OWN_CODE = ("AutoConfig", "AutoModel")
+TRUST = "read that code, then allow it with --trust-remote-code (where a run has recorded this, with --retry invalid)"
+
 # Standard deviation of random weights: the usual initializer_range.
 RANDOM_STD = 0.02
 
@@ -56,24 +60,42 @@ class Source:
     arguments: dict[str, Any]
 
 
-def find(parameters: Parameters, cache_dir: Path | None, device: torch.device, dtype: torch.dtype) -> Source:
+def find(
+    parameters: Parameters,
+    cache_dir: Path | None,
+    device: torch.device,
+    dtype: torch.dtype,
+    trust_remote_code: bool = False,
+) -> Source:
     """Find the model of a cell, without loading its weights.
 
     Raises:
-        Invalid: the model cannot be found or read; the message says where it was looked for.
+        Invalid: the model cannot be found or read, or asks to run code of its own without `trust_remote_code`; the
+            message says where it was looked for.
     """
-    try:
+    with _refused(parameters.model):
         if parameters.weights == "random":
-            config = shape_config(parameters)
-            return Source(None, config, None, {"state_dict": random_weights(config, device, dtype)})
+            config = shape_config(parameters, trust_remote_code)
+            tensors = random_weights(config, device, dtype, trust_remote_code)
+            return Source(None, config, None, {"state_dict": tensors})
         path, revision = place(parameters.model), parameters.revision
         if path == PACKAGED_MODEL:
             path, revision = str(_checked_checkpoint(cache_dir or default_cache_dir())), None
-        config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
-        return Source(path, config, tokenizer, {"revision": revision} if revision else {})
+        config = _read_config(parameters.model, path, revision, trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
+        arguments = {"revision": revision} if revision else {}
+        return Source(path, config, tokenizer, {**arguments, "trust_remote_code": trust_remote_code})
+
+
+@contextmanager
+def _refused(model: str) -> Iterator[None]:
+    """Turn what Transformers says of a model that it cannot read, or whose code it may not run, into a result."""
+    try:
+        yield
     except (OSError, ValueError, KeyError) as error:
-        raise Invalid(f"model {parameters.model!r} cannot be loaded: {first_line(error)}", WHAT_A_MODEL_IS) from error
+        if "trust_remote_code" in str(error):  # of a tokenizer's own code
+            raise Invalid(f"model {model!r} asks to run code of its own: {first_line(error)}", TRUST) from error
+        raise Invalid(f"model {model!r} cannot be loaded: {first_line(error)}", WHAT_A_MODEL_IS) from error
 
 
 def prepare(parameters: Parameters, cache_dir: Path | None) -> None:
@@ -84,6 +106,18 @@ def prepare(parameters: Parameters, cache_dir: Path | None) -> None:
     """
     if parameters.model == PACKAGED_MODEL and parameters.weights == "pretrained":
         _checked_checkpoint(cache_dir or default_cache_dir())
+
+
+def _read_config(model: str, path: str, revision: str | None, trust_remote_code: bool) -> PretrainedConfig:
+    """Read a model's configuration, with its own code only where that is allowed.
+
+    Transformers would pass over such code where it knows the model's type, and so give another model than was named.
+    """
+    stated, _ = PretrainedConfig.get_config_dict(path, revision=revision)
+    if not trust_remote_code and any(name.startswith(OWN_CODE) for name in stated.get("auto_map") or ()):
+        raise Invalid(f"model {model!r} asks to run code of its own (auto_map in its config.json)", TRUST)
+    config: PretrainedConfig = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
+    return config
 
 
 def place(model: str) -> str:
@@ -185,20 +219,23 @@ def _exclusive(path: Path) -> Iterator[None]:
 # Random weights -------------------------------------------------------------------------------------------------------
 
 
-def shape_config(parameters: Parameters) -> PretrainedConfig:
-    """Return the configuration of a shape: one of the project's own, or that of a hub model or a folder."""
+def shape_config(parameters: Parameters, trust_remote_code: bool = False) -> PretrainedConfig:
+    """Return the configuration of a shape: one of the project's own, or that of a hub model or a folder.
+
+    Raises:
+        Invalid: it cannot be found or read, or asks to run code of its own without `trust_remote_code`.
+    """
     if shape := SHAPES.get(parameters.model):
         config: PretrainedConfig = AutoConfig.for_model(shape.model_type, **shape.config)
-    else:
-        path, revision = place(parameters.model), parameters.revision
-        config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
-    return config
+        return config
+    with _refused(parameters.model):
+        return _read_config(parameters.model, place(parameters.model), parameters.revision, trust_remote_code)
 
 
-def skeleton(config: PretrainedConfig) -> PreTrainedModel:
+def skeleton(config: PretrainedConfig, trust_remote_code: bool = False) -> PreTrainedModel:
     """Build the model of a configuration without memory for its weights (on the meta device)."""
     with torch.device("meta"):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     return model
 
 
@@ -226,9 +263,11 @@ class RandomTensor:
         return list(self.shape)
 
 
-def random_weights(config: PretrainedConfig, device: torch.device, dtype: torch.dtype) -> dict[str, RandomTensor]:
+def random_weights(
+    config: PretrainedConfig, device: torch.device, dtype: torch.dtype, trust_remote_code: bool = False
+) -> dict[str, RandomTensor]:
     """Return a state dict of random tensors for a configuration; tied weights appear once."""
-    model = skeleton(config)
+    model = skeleton(config, trust_remote_code)
     tied = set(getattr(model, "all_tied_weights_keys", None) or ())
     return {
         name: RandomTensor(name, tensor.shape, dtype, device)

@@ -6,12 +6,12 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from transformers import PreTrainedModel
 
-from bench.cell import graphs, meters, steps
+from bench.cell import graphs, meters, steps, storage
 from bench.cell.devices import move
 from bench.cell.encoding import Batch, Survey
 from bench.cell.failures import Diverged, Invalid
@@ -42,6 +42,8 @@ class Training:
     steady: meter readings of the execution that the run settled on; where that is eager, of all steps.
     skipped: steps that the loss scaler left out, since their float16 gradients overflowed.
     gpu_busy_share: kernel time over wall time of an eager step; None where no profiler tells.
+    state: bytes of gradients and optimizer state (`storage.training_state`), when the first step had used them.
+    largest: examples, tokens and label tokens of the largest batch that ran eagerly, which decides the memory peak.
     """
 
     losses: tuple[float, ...]
@@ -50,6 +52,8 @@ class Training:
     steady: tuple[Step, ...]
     execution: Execution
     gpu_busy_share: float | None
+    state: dict[str, int]
+    largest: tuple[int, int, int]
     warnings: tuple[str, ...]
 
 
@@ -84,9 +88,13 @@ def train(
     if parameters.execution == "cuda_graph" and not on_gpu:
         raise Invalid("execution: cuda_graph needs a CUDA GPU", "use execution: auto")
 
+    shapes: set[tuple[int, int, int]] = set()
+
     def eagerly(step: Sequence[Batch]) -> torch.Tensor:
+        shapes.update(batch.shape for batch in step)
         return steps.take(it, step)
 
+    state = watch_state(it)
     left = iter(batches)
     if on_gpu and parameters.quant_type != "int8":  # int8 layers look at all rows of a batch, those that pad it too
         left = graphs.pad_alike(left, survey)
@@ -101,6 +109,7 @@ def train(
         busy = min(1.0, kernels_s / eager_s) if kernels_s and eager_s else None
         if len(losses) < count and _worth_capturing(parameters, busy):
             probe_memory(it, survey.longest)
+            shapes.add(survey.longest.shape)
             eager_done()
             try:
                 replay = graphs.capture(it, survey)
@@ -131,6 +140,8 @@ def train(
         settled.readings(),
         "cuda_graph" if replay else "eager",
         busy,
+        state,
+        max(shapes, key=lambda shape: (shape[0] * shape[1], shape[2])),
         tuple(warnings),
     )
 
@@ -170,6 +181,21 @@ def probe_memory(it: Trainee, longest: Batch) -> None:
     steps.forward_backward(it, move(longest, it.device), longest.loss_tokens)
     it.optimizer.zero_grad()
     torch.cuda.set_rng_state(random, it.device)
+
+
+def watch_state(it: Trainee) -> dict[str, int]:
+    """Return what gets the bytes of gradients and optimizer state (`storage.training_state`) in the first update.
+
+    An eager step drops its gradients as soon as the optimizer has used them.
+    """
+    state: dict[str, int] = {}
+
+    def note(*_: Any) -> None:
+        if not state:
+            state.update(storage.training_state(it.weights, it.optimizer))
+
+    it.optimizer.register_step_post_hook(note)
+    return state
 
 
 def run_steps(take: Take, batches: Iterable[Sequence[Batch]], losses: Losses, clock: StepClock | None = None) -> None:

@@ -18,13 +18,27 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, set_seed
 
-from bench.cell import adapters, encoding, heads, meters, precision, quantize, scoring, shared, sources, storage, trie
+from bench.cell import (
+    adapters,
+    encoding,
+    heads,
+    meters,
+    precision,
+    prediction,
+    quantize,
+    scoring,
+    shared,
+    sources,
+    storage,
+    trie,
+)
 from bench.cell.channel import Send
 from bench.cell.devices import synchronize
 from bench.cell.encoding import TokenizedExample
-from bench.cell.failures import Diverged, Invalid, describe
+from bench.cell.failures import Diverged, Invalid, Shortage, describe, first_line
 from bench.cell.meters import time_s
 from bench.cell.ragged import Rows
+from bench.cell.rehearsal import Shape
 from bench.cell.tasks import Task, load_task
 from bench.cell.train import train
 from bench.matrix.cards import memory_bytes
@@ -56,6 +70,8 @@ class Report:
     provenance: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     frozen: set[str] = field(default_factory=set)
+    shortage: Shortage | None = None
+    largest: Shape | None = None
     last_progress_s: float = 0.0
 
     def message(self, kind: str, **content: Any) -> None:
@@ -72,7 +88,7 @@ class Report:
 
     @contextmanager
     def during(self, phase: Phase) -> Iterator[None]:
-        """Run a phase: announce it, time it, and take its peaks, also where it fails."""
+        """Run a phase: announce it, time it, and take its memory, also where it fails."""
         self.phase = phase
         meters.reset_peaks(self.device)
         self.message("phase")
@@ -83,17 +99,21 @@ class Report:
             self.measures[f"{phase}_s"] = time_s() - started_s
         finally:
             if (span := SPANS.get(phase)) and span not in self.frozen:
-                self.take_peaks(span)
+                self.take_memory(span)
 
-    def freeze_peaks(self, span: str) -> None:
-        """Take the peaks of a span as they stand: what its phase does from here on is not counted."""
-        self.take_peaks(span)
+    def freeze_memory(self, span: str) -> None:
+        """Take the memory of a span as it stands: what its phase does from here on is not counted."""
+        self.take_memory(span)
         self.frozen.add(span)
 
-    def take_peaks(self, span: str) -> None:
-        for name, value in meters.peaks(self.device).items():
-            known = self.measures.get(f"{span}_{name}")
-            self.measures[f"{span}_{name}"] = value if known is None or value is None else max(known, value)
+    def take_memory(self, span: str) -> None:
+        """Add the peaks of a phase, and what the process takes at its end, to those of a span; the highest stand."""
+        for name, value in {**meters.peaks(self.device), **meters.taken(self.device)}.items():
+            told = [known for known in (self.measures.get(f"{span}_{name}"), value) if known is not None]
+            self.measures[f"{span}_{name}"] = max(told, default=None)
+
+    def note_shortage(self, shortage: Shortage) -> None:
+        self.shortage = shortage
 
 
 def work(request: Request, send: Send) -> None:
@@ -102,13 +122,44 @@ def work(request: Request, send: Send) -> None:
     try:
         report.provenance = provenance(report.device)
         run_cell(request, report)
+        predict_cell(request, report)
         report.message("end", status="ok", message=None, hint=None, **_results(report))
     except Exception as error:  # whatever went wrong is this cell's result
         traceback.print_exc(file=sys.stderr)
         if isinstance(error, Diverged):
             report.losses = error.losses or report.losses
-        status, message, hint = describe(error, report.phase)
+        # An error that torch's allocator did not raise is not about what the allocator lacked at some earlier time.
+        shortage = report.shortage if isinstance(error, torch.OutOfMemoryError) else None
+        status, message, hint = describe(error, report.phase, shortage)
+        if status == "oom":
+            report.measures["short_bytes"] = shortage.short_bytes if shortage else None
+            hint = predict_cell(request, report, shortage) or hint
         report.message("end", status=status, message=message, hint=hint, **_results(report))
+
+
+def predict_cell(request: Request, report: Report, shortage: Shortage | None = None) -> str | None:
+    """Put what was predicted beside what was measured; for a cell that lacked memory, return what would suffice.
+
+    Nothing is known of the peak on a CPU, where torch counts no allocations. A prediction that fails is a warning.
+    """
+    parameters = Parameters.model_validate(dict(request.parameters))
+    try:
+        config = sources.shape_config(parameters, request.trust_remote_code)
+        if report.device.type == "cpu":
+            report.measures.update(prediction.predict_storage(parameters, config))
+            return None
+        kernels = prediction.kernels_of(report.device)
+        shape = report.largest or prediction.largest_shape(parameters)
+        predicted = prediction.predict(parameters, config, shape, kernels)
+        report.measures.update(predicted.measures)
+        report.provenance["prediction_note"] = predicted.note
+        if shortage is None or predicted.note:
+            return None
+        return prediction.what_suffices(parameters, config, shape, kernels, shortage.limit_bytes)
+    except Exception as error:  # the cell's own result stands
+        traceback.print_exc(file=sys.stderr)
+        report.warnings.append(f"no prediction of memory: {type(error).__name__}: {first_line(error)}")
+        return None
 
 
 def _results(report: Report) -> dict[str, Any]:
@@ -125,8 +176,10 @@ def run_cell(request: Request, report: Report) -> None:
     parameters = Parameters.model_validate(dict(request.parameters))
     device, measures = report.device, report.measures
     precision.check_supported(parameters, device)
+    meters.watch_out_of_memory(device, report.note_shortage)
+    context_bytes = measures["context_bytes"] = meters.context_bytes(device)
     if parameters.vram_limit is not None:
-        measures["cap_bytes"] = cap(parameters.vram_limit, device)
+        measures["cap_bytes"] = cap(parameters.vram_limit, context_bytes, device)
     data_dir, shared_dir = (Path(folder) if folder else None for folder in (request.data_dir, request.shared_dir))
     cache_dir = Path(request.cache_dir) if request.cache_dir else sources.default_cache_dir()
     sources.prepare(parameters, cache_dir)
@@ -137,12 +190,13 @@ def run_cell(request: Request, report: Report) -> None:
     set_seed(request.seed)
 
     with report.during("load"):
-        model, tokenizer = quantize.load(parameters, device, cache_dir)
+        model, tokenizer = quantize.load(parameters, device, cache_dir, request.trust_remote_code)
     with report.during("verify"):
         quantize.verify(model, parameters)
         heads.check_supported(model, parameters.max_length)
         measures["footprint_bytes"] = model.get_memory_footprint()
-        measures.update(storage.stored(model), **storage.counts(model))
+        stored = storage.stored(model)
+        measures.update(stored, **storage.counts(model))
 
     if parameters.quant_type == "int8":
         report.warnings.append("int8 layers compute in float16, whatever compute_dtype says")
@@ -162,11 +216,13 @@ def run_cell(request: Request, report: Report) -> None:
         measures.update(quality.before(model, shared_dir, report))
     with report.during("adapt"):
         adapters.adapt(model, parameters)
+        unquantized = storage.unquantized(model)
+        measures["upcast_bytes"] = sum(unquantized.values()) - stored["unquantized_bytes"]
+        measures.update({f"train_{name}": size for name, size in unquantized.items()})
         measures["adapter_bytes"] = sum(p.numel() * p.element_size() for p in adapters.trainable(model))
         measures["trainable_parameters_count"] = sum(p.numel() for p in adapters.trainable(model))
     with report.during("train"):
         measures.update(train_cell(model, examples, parameters, request.seed, report))
-    measures["outside_torch_bytes"] = meters.outside_torch_bytes(device)
     if quality:
         measures.update(quality.after(model, report))
 
@@ -222,6 +278,7 @@ def train_cell(
     count = encoding.steps_count(parameters, len(examples))
     survey = encoding.survey(examples, parameters, seed)
     report.provenance["batches_sha256"] = survey.sha256
+    report.largest = Shape(survey.rows, max(survey.lengths), survey.width)
     batches = encoding.steps(examples, parameters, seed)
     done = train(
         model,
@@ -230,10 +287,11 @@ def train_cell(
         survey,
         count,
         progress=report.progress,
-        eager_done=lambda: report.freeze_peaks("train"),
+        eager_done=lambda: report.freeze_memory("train"),
         replaying=lambda: report.message("replay"),
     )
     report.losses = done.losses
+    report.largest = Shape(*done.largest)
     report.provenance |= {"execution_used": done.execution, "attention_used": model.config._attn_implementation}
     report.warnings += done.warnings
     if done.skipped:
@@ -243,6 +301,7 @@ def train_cell(
     return {
         "steps_count": len(done.losses) - done.skipped,
         "skipped_steps_count": done.skipped,
+        **done.state,
         "train_loss_first": float(np.mean(done.losses[:tenth])),
         "train_loss_last": float(np.mean(done.losses[-tenth:])),
         "gpu_busy_share": done.gpu_busy_share,
@@ -252,14 +311,19 @@ def train_cell(
     }
 
 
-def cap(vram_limit: int | str, device: torch.device) -> int:
+def cap(vram_limit: int | str, context_bytes: int | None, device: torch.device) -> int:
     """Run as if on a card with less memory; return the cap on torch's allocator in bytes.
+
+    Args:
+        vram_limit: the card's memory, as in a matrix.
+        context_bytes: what CUDA takes of it, by `meters.context_bytes`.
+        device: where the cell runs.
 
     Raises:
         Invalid: there is no GPU, or the limit is above its memory or below what CUDA itself takes.
     """
     limit = memory_bytes(vram_limit)
-    if device.type != "cuda":
+    if context_bytes is None:
         raise Invalid("vram_limit needs a CUDA GPU", "run this cell on one, or leave vram_limit out")
     total = meters.card_bytes(device)
     if limit > total:
@@ -267,7 +331,7 @@ def cap(vram_limit: int | str, device: torch.device) -> int:
             f"vram_limit is {limit / 1e9:.2f} GB, and {torch.cuda.get_device_name(device)} has {total / 1e9:.2f} GB",
             "lower vram_limit, or take a larger card",
         )
-    capped = meters.cap_memory(limit, device)
+    capped = meters.cap_memory(limit, context_bytes, device)
     if capped <= 0:
         raise Invalid(f"vram_limit is {limit / 1e9:.2f} GB, and CUDA alone takes more", "raise vram_limit")
     return capped

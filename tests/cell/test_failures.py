@@ -4,8 +4,11 @@ import pytest
 import torch
 
 from bench.cell import failures
-from bench.cell.failures import Diverged, Invalid, describe
+from bench.cell.failures import Diverged, Invalid, Shortage, describe
 from bench.protocol import PHASES, STATUSES
+
+OOM = "out of memory in phase train"
+GB, MB = 10**9, 10**6
 
 
 @pytest.mark.parametrize(
@@ -13,10 +16,10 @@ from bench.protocol import PHASES, STATUSES
     [
         (Invalid("no such layer", "it has q_proj"), "invalid", "no such layer", "it has q_proj"),
         (Diverged("the loss of step 3 of 9 is nan"), "diverged", "the loss of step 3 of 9 is nan", "learning_rate"),
-        (torch.OutOfMemoryError("CUDA out of memory. Tried"), "oom", "CUDA out of memory. Tried", "batch_size"),
-        (MemoryError(), "oom", "MemoryError", "batch_size"),
-        (RuntimeError("CUDA error: out of memory"), "oom", "CUDA error: out of memory", "batch_size"),
-        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when"), "oom", "CUDA error: CUBLAS", "batch_size"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried"), "oom", f"{OOM}: the GPU has no more", "batch_size"),
+        (MemoryError(), "oom", f"{OOM}: the host has no more", "batch_size"),
+        (RuntimeError("CUDA error: out of memory"), "oom", f"{OOM}: the GPU has no more", "batch_size"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when"), "oom", f"{OOM}: the GPU", "batch_size"),
         (RuntimeError("mat1 and mat2"), "crashed", "RuntimeError: mat1 and mat2", "log"),
         (ValueError("first\n\nmuch more"), "crashed", "ValueError: first", "log"),
         (KeyError("x"), "crashed", "KeyError: 'x'", "log"),
@@ -37,7 +40,31 @@ def test_memory_of_the_host_that_really_runs_out_is_told_as_such() -> None:
     with pytest.raises(RuntimeError) as caught:
         torch.empty(10**15)
 
-    assert describe(caught.value, "load")[0] == "oom"
+    assert describe(caught.value, "load")[:2] == ("oom", "out of memory in phase load: the host has no more")
+
+
+@pytest.mark.parametrize(
+    ("shortage", "short_bytes", "words"),
+    [
+        (
+            Shortage(1_250 * MB, 13_200 * MB, 14_900 * MB, 15_400 * MB), 750 * MB,
+            "1.25 GB more were asked for with 14.9 GB of 15.4 GB taken (13.2 GB by tensors), 750 MB short",
+        ),
+        (
+            Shortage(20 * MB, 15_400 * MB, 15_400 * MB, 15_400 * MB), 20 * MB,
+            "20 MB more were asked for with 15.4 GB of 15.4 GB taken (15.4 GB by tensors), 20 MB short",
+        ),
+        (
+            Shortage(999_600_000, 0, 0, 999_598_464), 1536,
+            "1 GB more were asked for with 0 bytes of 1 GB taken (0 bytes by tensors), 1.54 kB short",
+        ),
+    ],
+)  # fmt: skip
+def test_memory_that_torch_lacked_is_told_in_figures(shortage: Shortage, short_bytes: int, words: str) -> None:
+    error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.16 GiB. GPU 0 has a total of")
+
+    assert shortage.short_bytes == short_bytes
+    assert describe(error, "train", shortage)[1] == f"{OOM}: {words}"
 
 
 def test_every_phase_that_takes_memory_has_a_hint_of_its_own() -> None:

@@ -97,4 +97,8 @@ def test_a_cpu_has_no_counters_of_torchs_allocator() -> None:
 
     assert found.pop("peak_rss_bytes") > 50 * MB
     assert found == {"peak_allocated_bytes": None, "peak_requested_bytes": None, "peak_reserved_bytes": None}
-    assert meters.outside_torch_bytes(CPU) is None
+
+
+def test_a_cpu_has_no_memory_of_a_gpu() -> None:
+    assert meters.taken(CPU) == {"process_bytes": None, "outside_torch_bytes": None}
+    assert meters.context_bytes(CPU) is None

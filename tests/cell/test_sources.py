@@ -65,6 +65,12 @@ def test_a_hub_id_without_a_network_is_refused_with_what_to_do() -> None:
     assert "a hub id that this machine can reach" in str(problem.fix)
 
 
+def test_a_shape_without_a_network_is_refused_with_what_to_do() -> None:
+    with pytest.raises(Invalid, match="couldn't connect") as caught:
+        sources.shape_config(parameters(model="somebody/some-model"))
+    assert caught.value.fix == sources.WHAT_A_MODEL_IS
+
+
 @pytest.mark.parametrize("missing", ["config.json", "model.safetensors", "tokenizer.json"])
 def test_a_folder_that_lacks_a_file_is_refused(tmp_path: Path, missing: str) -> None:
     folder = models.save("llama", tmp_path)
@@ -105,11 +111,75 @@ def test_a_model_of_another_kind_is_refused(tmp_path: Path, kind: str) -> None:
     assert "cannot be loaded" in str(refusal(model=str(tmp_path)))
 
 
-def test_code_that_comes_with_a_model_is_not_run_nor_asked_about(tmp_path: Path) -> None:
-    edit(models.save("llama", tmp_path), model_type="zorp", auto_map={"AutoConfig": "custom.Config"})
-    (tmp_path / "custom.py").write_text("raise SystemExit('ran')")
+# A model that comes with code of its own: a llama under another name, which leaves a mark where it is imported.
+OWN_CODE = """
+from pathlib import Path
+from transformers import LlamaConfig, LlamaForCausalLM
+Path({mark!r}).touch()
+class OwnConfig(LlamaConfig):
+    model_type = {kind!r}
+class OwnModel(LlamaForCausalLM):
+    config_class = OwnConfig
+"""
+AUTO_MAP = {"AutoConfig": "custom.OwnConfig", "AutoModelForCausalLM": "custom.OwnModel"}
 
-    assert "custom code" in str(refusal(model=str(tmp_path)))
+
+def with_own_code(folder: Path, kind: str, auto_map: dict[str, str] = AUTO_MAP) -> Path:
+    """Save a model that asks for its own code, and return the file that this code makes."""
+    edit(models.save("llama", folder), model_type=kind, auto_map=auto_map)
+    mark = folder / "mark"
+    (folder / "custom.py").write_text(OWN_CODE.format(mark=str(mark), kind=kind))
+    return mark
+
+
+@pytest.mark.parametrize("weights", ["pretrained", "random"])
+@pytest.mark.parametrize("kind", ["zorp", "llama"])
+@pytest.mark.parametrize("names", [("AutoConfig",), ("AutoModelForCausalLM",), tuple(AUTO_MAP)])
+def test_code_that_comes_with_a_model_is_not_run_nor_asked_about(
+    tmp_path: Path, weights: str, kind: str, names: tuple[str, ...]
+) -> None:
+    mark = with_own_code(tmp_path, kind, {name: AUTO_MAP[name] for name in names})
+
+    problem = refusal(model=str(tmp_path), weights=weights)
+
+    assert str(problem) == f"model {str(tmp_path)!r} asks to run code of its own (auto_map in its config.json)"
+    assert "--trust-remote-code" in str(problem.fix)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("weights", ["pretrained", "random"])
+@pytest.mark.parametrize("kind", ["zorp", "llama"])
+def test_code_that_comes_with_a_model_is_run_where_that_is_allowed(tmp_path: Path, weights: str, kind: str) -> None:
+    mark = with_own_code(tmp_path, kind)
+
+    model, _ = quantize.load(
+        parameters(model=str(tmp_path), weights=weights, quant_type="nf4"), CPU, trust_remote_code=True
+    )
+
+    assert mark.exists()
+    assert (type(model).__name__, type(model.config).__name__) == ("OwnModel", "OwnConfig")
+    assert len(quantize.linear4bit(model)) == 14
+
+
+def test_a_tokenizers_own_code_is_not_run(tmp_path: Path) -> None:
+    edit(models.save("llama", tmp_path), model_type="llama")
+    path = tmp_path / "tokenizer_config.json"
+    stated = json.loads(path.read_text())
+    own = {"tokenizer_class": "OwnTokenizer", "auto_map": {"AutoTokenizer": ["custom.OwnTokenizer", None]}}
+    path.write_text(json.dumps({**stated, **own}))
+    (tmp_path / "custom.py").write_text(f"from pathlib import Path\nPath({str(tmp_path / 'mark')!r}).touch()\n")
+
+    problem = refusal(model=str(tmp_path))
+
+    assert "asks to run code of its own" in str(problem)
+    assert "--trust-remote-code" in str(problem.fix)
+    assert not (tmp_path / "mark").exists()
+
+
+def test_a_model_without_code_of_its_own_may_be_trusted(tiny: Callable[[str], Path]) -> None:
+    for weights in ("pretrained", "random"):
+        asked = parameters(model=str(tiny("llama")), weights=weights)
+        assert type(quantize.load(asked, CPU, trust_remote_code=True)[0]).__name__ == "LlamaForCausalLM"
 
 
 def test_an_attention_kernel_that_is_not_there_is_refused(tiny: Callable[[str], Path]) -> None:

@@ -14,7 +14,7 @@ import torch
 
 from bench.cell import worker
 from bench.matrix.parameters import Parameters
-from bench.protocol import MEASURES, PHASES, Request, finite
+from bench.protocol import DTYPE_NAMES, MEASURES, PEAK_PARTS, PHASES, PLACES, Request, finite
 
 Message = dict[str, Any]
 Cell = Callable[..., list[Message]]
@@ -23,10 +23,14 @@ ROOT = Path(__file__).parents[2]
 NAMES = {measure.name for measure in MEASURES}
 ALL_PHASES = list(PHASES[1:])
 ON_A_GPU_ONLY = {
-    "cap_bytes", "outside_torch_bytes", "gpu_busy_share",
-    *(f"{span}_peak_{counter}_bytes" for span in ("load", "score", "train")
-      for counter in ("allocated", "requested", "reserved")),
+    "cap_bytes", "short_bytes", "context_bytes", "gpu_busy_share", "predicted_needed_bytes",
+    *(f"predicted_train_peak_{counter}_bytes" for counter in ("allocated", "requested", "reserved")),
+    *(f"predicted_peak_{part}_bytes" for part in PEAK_PARTS),
+    *(f"{span}_{figure}_bytes" for span in ("load", "score", "train")
+      for figure in ("peak_allocated", "peak_requested", "peak_reserved", "process", "outside_torch")),
 }  # fmt: skip
+PLACED = [f"{place}_{dtype}_bytes" for place in PLACES for dtype in DTYPE_NAMES]
+WHERE_NOT_ZERO = {*PLACED, *(f"train_{name}" for name in PLACED)}
 
 # Announces itself the way that libraries do, when torch is imported and when Python ends.
 NOISE = """
@@ -183,7 +187,7 @@ def test_every_measure_that_a_cpu_has_is_sent_and_every_one_sent_is_documented(c
     measures = cell(quant_type=kind)[-1]["measures"]
 
     assert set(measures) <= NAMES
-    assert NAMES - set(measures) <= ON_A_GPU_ONLY
+    assert NAMES - set(measures) <= ON_A_GPU_ONLY | WHERE_NOT_ZERO
     assert {name for name, value in measures.items() if value is None} <= ON_A_GPU_ONLY
     assert all(math.isfinite(value) for value in measures.values() if value is not None)
 
@@ -196,9 +200,29 @@ def test_measures_say_what_was_asked_for(cell: Cell) -> None:
     assert measures["quantized_modules_count"] == 14
     assert measures["adapter_bytes"] == 4 * measures["trainable_parameters_count"]
     assert measures["trainable_parameters_count"] == 2 * 4 * (2 * (64 + 64) + 2 * (64 + 32))
+    assert measures["predicted_stored_bytes"] == measures["stored_bytes"]
+    assert measures["predicted_footprint_bytes"] == measures["footprint_bytes"]
     components = ("packed_bytes", "quant_state_bytes", "unquantized_bytes", "buffer_bytes")
     assert measures["stored_bytes"] == sum(measures[name] for name in components)
     assert measures["stored_bytes"] > measures["footprint_bytes"]
+    assert measures["unquantized_bytes"] == sum(measures.get(name, 0) for name in PLACED)
+
+
+@pytest.mark.parametrize("upcast", [True, False])
+def test_measures_say_what_training_adds(cell: Cell, upcast: bool) -> None:
+    measures = cell(name="qwen2", kbit_upcast=upcast, optim="adamw_torch")[-1]["measures"]
+
+    cast = "float32" if upcast else "bfloat16"
+    for place in ("embedding", "head", "norm", "bias"):
+        before = measures[f"{place}_bfloat16_bytes"]
+        assert measures[f"train_{place}_{cast}_bytes"] == (2 if upcast else 1) * before
+    assert measures["upcast_bytes"] == (measures["unquantized_bytes"] if upcast else 0)
+    in_training = sum(measures.get(f"train_{name}", 0) for name in PLACED)
+    assert in_training == measures["unquantized_bytes"] + measures["upcast_bytes"]
+    assert measures["gradient_bytes"] == measures["adapter_bytes"]
+    counters = 4 * 2 * measures["quantized_modules_count"]  # a step count for each A and each B
+    assert measures["optimizer_bytes"] == 2 * measures["adapter_bytes"] + counters
+    assert measures["optimizer_managed_bytes"] == 0
 
 
 def test_the_environment_says_what_the_figures_depend_on(cell: Cell) -> None:
@@ -370,7 +394,9 @@ def test_memory_that_runs_out_ends_as_oom_in_its_phase(cell: Cell, monkeypatch: 
     end = cell()[-1]
 
     assert (end["status"], end["phase"]) == ("oom", "train")
+    assert end["message"] == "out of memory in phase train: the host has no more"
     assert "gradient_checkpointing" in end["hint"]
+    assert end["measures"]["short_bytes"] is None
     assert end["measures"]["accuracy_before"] is not None
 
 
