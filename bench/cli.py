@@ -5,20 +5,26 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from bench import __version__
 from bench.errors import BenchError
+from bench.matrix.cards import CARDS, Card
 from bench.matrix.expand import MOST_CELLS, load_matrix
+from bench.matrix.limits import read_cards
 from bench.matrix.plan import Plan, describe, plan
 from bench.matrix.wording import counted
 from bench.protocol import STATUSES, Status
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from bench.run.forecast import Answer
 
 # Exit codes, beside 0: every cell ended as a result (running out of memory is a result).
 CRASHED, WRONG, INTERRUPTED = 1, 2, 130
@@ -30,6 +36,9 @@ result_argument = click.argument("result", type=click.Path(path_type=Path))
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for a program to read.")
 select_option = click.option("-k", "select", metavar="EXPR", help="Only cells whose id matches, as in pytest -k.")
 seeds_option = click.option("--seeds", metavar="LIST", help="Seeds instead of the matrix's own: 0,1,2 or 0-4.")
+trust_option = click.option(
+    "--trust-remote-code", is_flag=True, help="Let models run code of their own (auto_map). Read that code first."
+)
 max_cells_option = click.option("--max-cells", default=MOST_CELLS, show_default=True, help="Refuse larger crosses.")
 
 
@@ -64,12 +73,23 @@ def params_command(as_json: bool) -> None:
 @select_option
 @seeds_option
 @max_cells_option
+@click.option("--memory", is_flag=True, help="Predict the memory of each cell, without a GPU, and the cards it fits.")
+@click.option("--card", "cards", multiple=True, metavar="NAME",
+              help="With --memory: only this card, or a size such as 20GB; repeatable.")  # fmt: skip
+@trust_option
 @json_option
-def plan_command(matrix: Path, select: str | None, seeds: str | None, max_cells: int, as_json: bool) -> None:
+def plan_command(
+    matrix: Path, select: str | None, seeds: str | None, max_cells: int, memory: bool, cards: tuple[str, ...],
+    trust_remote_code: bool, as_json: bool,
+) -> None:  # fmt: skip
     """Show the cells of MATRIX in the order in which they would run, and run nothing."""
+    if cards and not memory:
+        raise BenchError(f"--card {cards[0]} says nothing without --memory", "add --memory")
+    chosen_cards = read_cards(cards) or tuple(CARDS.values())
     chosen = _plan(matrix, select, seeds, max_cells)
     if as_json:
-        click.echo(json.dumps(describe(chosen), indent=1))
+        described = _describe_memory(chosen, chosen_cards, trust_remote_code) if memory else describe(chosen)
+        click.echo(json.dumps(described, indent=1))
         return
     click.echo(f"{chosen.matrix.name}: {chosen.matrix.about}")
     seeds_shown = ", ".join(map(str, chosen.seeds))
@@ -80,6 +100,9 @@ def plan_command(matrix: Path, select: str | None, seeds: str | None, max_cells:
     baseline = chosen.matrix.baseline
     if baseline and baseline not in {cell.id for cell in chosen.cells}:
         click.echo(f"without the baseline, {baseline}: the tables will show no changes, unless it has a result already")
+    if memory:
+        _show_memory(chosen, chosen_cards, trust_remote_code)
+        return
     for number, job in enumerate(chosen.jobs, start=1):
         baseline = "  (baseline)" if job.cell.id == chosen.matrix.baseline else ""
         click.echo(f"{number:4}  {job.cell.id}  seed {job.seed}{baseline}")
@@ -97,9 +120,10 @@ def plan_command(matrix: Path, select: str | None, seeds: str | None, max_cells:
 @click.option("--gpus", default="all", show_default=True, metavar="LIST", help="GPUs to use: all, none (CPU), or 0,1.")
 @click.option("--fresh", is_flag=True, help="Put earlier records aside and start over.")
 @click.option("--retry", multiple=True, type=click.Choice(STATUSES), help="Run again what ended like this; repeatable.")
+@trust_option
 def run_command(
     matrices: tuple[Path, ...], select: str | None, seeds: str | None, max_cells: int, results: Path,
-    data: Path | None, gpus: str, fresh: bool, retry: tuple[Status, ...],
+    data: Path | None, gpus: str, fresh: bool, retry: tuple[Status, ...], trust_remote_code: bool,
 ) -> NoReturn:  # fmt: skip
     """Run the cells of each MATRIX that have no result yet, and show the tables.
 
@@ -125,8 +149,9 @@ def run_command(
     for chosen in plans:
         with display(console) as observer, stop_on_signals() as stop:
             summary = run_plan(
-                chosen, results, slots=slots, data_dir=data, fresh=fresh, retry=retry, observer=observer, stop=stop
-            )
+                chosen, results, slots=slots, data_dir=data, fresh=fresh, retry=retry,
+                trust_remote_code=trust_remote_code, observer=observer, stop=stop,
+            )  # fmt: skip
         if summary.records:
             write_tables(summary.folder)
             show(summary.folder, console)
@@ -151,6 +176,43 @@ def tables_command(result: Path, as_json: bool) -> None:
         return
     write_tables(result)
     show(result, _console())
+
+
+def _show_memory(chosen: Plan, cards: Sequence[Card], trust_remote_code: bool) -> None:
+    from bench.tables.forecast import show_forecast
+
+    console = _console()
+    show_forecast(chosen.cells, _answers(chosen, trust_remote_code, console), cards, console)
+
+
+def _describe_memory(chosen: Plan, cards: Sequence[Card], trust_remote_code: bool) -> dict[str, Any]:
+    from bench.tables.forecast import forecast_json
+
+    return forecast_json(chosen, _answers(chosen, trust_remote_code), cards)
+
+
+def _answers(chosen: Plan, trust_remote_code: bool, console: Console | None = None) -> dict[str, Answer]:
+    """Predict the memory of a plan's cells; on a terminal, a line tells how far it is.
+
+    Raises:
+        BenchError: nothing could be predicted of any cell.
+    """
+    from bench.run.forecast import Prediction, predictions, refused
+
+    status = console.status("predicting") if console and console.is_interactive else None
+
+    def tell(number: int, cell_id: str) -> None:
+        if status:
+            status.update(f"predicting {number} of {len(chosen.cells)}: {cell_id}")
+
+    try:
+        with status or nullcontext():
+            answers = predictions(chosen.cells, trust_remote_code=trust_remote_code, tell=tell)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    if not any(isinstance(answer, Prediction) for answer in answers.values()):
+        raise BenchError(refused(answers))
+    return answers
 
 
 def _plan(path: Path, select: str | None, seeds: str | None, max_cells: int) -> Plan:

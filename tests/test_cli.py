@@ -12,7 +12,11 @@ import pytest
 from click.testing import CliRunner
 
 from bench.cli import cli
+from bench.errors import BenchError
+from bench.matrix.cards import CARDS
+from bench.matrix.expand import load_matrix
 from bench.matrix.parameters import Parameters
+from bench.protocol import PEAK_PARTS
 
 ROOT = Path(__file__).parent.parent
 BENCH = (sys.executable, "-m", "bench")
@@ -96,6 +100,22 @@ def test_every_shipped_matrix_opens_with_the_command_that_runs_it_and_can_be_pla
     assert CliRunner().invoke(cli, ["plan", str(path)]).exit_code == 0
 
 
+def test_the_matrix_of_memory_shows_what_each_of_its_axes_does_to_both_models():
+    matrix = load_matrix(ROOT / "matrices" / "memory.yaml")
+    cells = [cell.parameters.model_dump() for cell in matrix.cells]
+    axes = [name for name in Parameters.model_fields if len({str(cell[name]) for cell in cells}) > 1]
+    assert axes == ["model", "kbit_upcast", "gradient_checkpointing", "optim", "batch_size", "max_length"]
+    assert 24 <= len(cells) <= 40
+    pairs = {
+        (one["model"], name)
+        for one in cells
+        for other in cells
+        for name in axes
+        if [axis for axis in axes if one[axis] != other[axis]] == [name]
+    }
+    assert pairs == {(model, name) for model in ("qwen2.5-0.5b", "qwen2.5-7b") for name in axes}
+
+
 def test_params_lists_every_parameter_with_its_meaning():
     shown = CliRunner().invoke(cli, ["params", "--json"])
     rows = {row["name"]: row for row in json.loads(shown.output)}
@@ -146,6 +166,132 @@ def test_tables_of_a_folder_without_results_exits_with_2(tmp_path):
     done = CliRunner().invoke(cli, ["tables", str(tmp_path)])
     assert done.exit_code != 0
     assert bench("tables", tmp_path).returncode == 2
+
+
+# Memory ---------------------------------------------------------------------------------------------------------------
+
+# Stands in for the worker that predicts: every cell needs ten billion bytes, and the one named `gone` is refused.
+PREDICTS = """
+import json, sys
+from bench.protocol import PEAK_PARTS
+names = ("footprint", "stored", "train_peak_allocated", *(f"peak_{part}" for part in PEAK_PARTS))
+measures = {f"predicted_{name}_bytes": 10**6 for name in names} | {"predicted_needed_bytes": 10**10}
+question = json.load(sys.stdin)
+print("trusted" if question["trust_remote_code"] else "not trusted", file=open("trust", "w"))
+for cell in question["cells"]:
+    message = dict(kind="prediction", id=cell["id"], measures=measures, note=None)
+    if cell["id"].startswith("gone"):
+        message = dict(kind="refusal", id=cell["id"], message="there is no such model", hint="name another")
+    print(json.dumps(message), flush=True)
+"""
+DEFAULT = str(ROOT / "matrices" / "default.yaml")
+
+
+@pytest.fixture
+def predicts(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("bench.run.forecast.PREDICT_COMMAND", (sys.executable, "-c", PREDICTS))
+    return tmp_path
+
+
+@pytest.mark.usefixtures("predicts")
+def test_a_plan_of_memory_shows_each_cell_and_each_card():
+    done = CliRunner().invoke(cli, ["plan", DEFAULT, "--memory"])
+    assert done.exit_code == 0
+    assert done.output.startswith("default: Which 4-bit settings")
+    assert "19 cells, seed 0: 19 runs" in done.output
+    assert "nf4-dq-bf16-all-linear" in done.output
+    assert all(name in done.output for name in CARDS)
+    assert "predicting" not in done.output
+
+
+@pytest.mark.usefixtures("predicts")
+def test_a_plan_of_memory_is_asked_for_some_cards_only():
+    done = CliRunner().invoke(cli, ["plan", DEFAULT, "--memory", "-k", "lora", "--card", "rtx 3090", "--card", "20GB"])
+    assert done.exit_code == 0
+    assert "RTX 3090" in done.output
+    assert "20GB" in done.output
+    assert "H100" not in done.output
+
+
+@pytest.mark.usefixtures("predicts")
+def test_a_plan_of_memory_in_json_is_the_plan_with_a_forecast_in_each_cell():
+    plain, done = (CliRunner().invoke(cli, ["plan", DEFAULT, "--json", *more]) for more in ([], ["--memory"]))
+    made, stated = json.loads(done.output), json.loads(plain.output)
+    assert [cell["id"] for cell in made["cells"]] == [cell["id"] for cell in stated["cells"]]
+    assert all(cell["memory"]["needed_bytes"] == 10**10 for cell in made["cells"])
+    assert all(set(cell["memory"]["fits"]) == set(CARDS) for cell in made["cells"])
+    assert "memory" not in stated["cells"][0]
+
+
+@pytest.mark.parametrize("flag", [[], ["--trust-remote-code"]])
+def test_a_model_is_trusted_only_where_the_command_says_so(predicts, flag):
+    assert CliRunner().invoke(cli, ["plan", DEFAULT, "--memory", "-k", "lora", *flag]).exit_code == 0
+    assert (predicts / "trust").read_text().strip() == ("trusted" if flag else "not trusted")
+
+
+def test_no_matrix_can_allow_code(tmp_path):
+    path = tmp_path / "m.yaml"
+    path.write_text("schema: 1\ndefaults: {trust_remote_code: true}\naxes: {quant_type: [nf4]}\n")
+    done = bench("plan", path)
+    assert done.returncode == 2
+    assert "trust_remote_code" in done.stderr
+
+
+def test_refusals_are_errors_only_where_nothing_was_predicted(predicts):
+    path = predicts / "m.yaml"
+    path.write_text("schema: 1\ninclude: [{id: gone}, {id: gone-too, lora_r: 8}, {id: here, lora_r: 4}]\n")
+    done = CliRunner().invoke(cli, ["plan", str(path), "--memory"])
+    assert done.exit_code == 0
+    assert "not predicted: there is no such model; name another" in done.output
+    done = CliRunner().invoke(cli, ["plan", str(path), "--memory", "-k", "gone"])
+    assert isinstance(done.exception, BenchError)
+    assert str(done.exception) == "there is no such model (gone and 1 more); name another"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--memory", "--card", "T5"], "--card: 'T5' is neither a card nor a size such as 20GB; did you mean T4?"),
+        (["--memory", "--card", "0GB"], "--card: '0GB' is neither a card nor a size such as 20GB; write a size above"),
+        (["--card", "T4"], "--card T4 says nothing without --memory; add --memory"),
+    ],
+)
+def test_a_wrong_card_exits_with_2(arguments, words):
+    done = bench("plan", DEFAULT, *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"error: {words}" in done.stderr
+
+
+def test_ctrl_c_ends_a_plan_of_memory_and_its_worker(tmp_path):
+    path = tmp_path / "pid"
+    worker = f"import os, time; print(os.getpid(), file=open({str(path)!r}, 'w')); time.sleep(60)"
+    code = f"""
+import sys, bench.run.forecast
+bench.run.forecast.PREDICT_COMMAND = (sys.executable, "-c", {worker!r})
+sys.argv[1:] = ["plan", {DEFAULT!r}, "--memory"]
+from bench.cli import main
+main()
+"""
+    run = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    while not (path.exists() and path.read_text().strip()):
+        time.sleep(0.05)
+    run.send_signal(signal.SIGINT)
+    assert run.communicate(timeout=60)[1] == b""
+    assert run.returncode == 130
+    assert not Path(f"/proc/{path.read_text().strip()}").exists()
+
+
+@pytest.mark.slow
+def test_memory_is_predicted_without_a_gpu_and_the_parts_of_its_peak_add_up(matrix):
+    done = bench("plan", matrix, "--memory", "--json", "--card", "T4")
+    assert done.returncode == 0, done.stderr
+    for cell in json.loads(done.stdout)["cells"]:
+        memory = cell["memory"]
+        parts = [memory[f"peak_{part}_bytes"] for part in PEAK_PARTS]
+        assert sum(parts) == memory["train_peak_allocated_bytes"] <= memory["needed_bytes"]
+        assert memory["fits"]["T4"]["headroom_bytes"] > 10**9
+        assert memory["note"] is None
 
 
 @pytest.mark.slow

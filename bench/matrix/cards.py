@@ -1,33 +1,77 @@
-"""The memory of graphics cards, so that a cell can be run, or refused, as if on another one."""
+"""Graphics cards: what they hold and can do, so that a cell can be run, or refused, as if on another one."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
-# Total memory in MiB, as NVML reports it on the card (so with ECC's share already gone where ECC is on).
-CARD_MIB: dict[str, int] = {
-    "GTX 1080 Ti": 11264,
-    "RTX 2080 Ti": 11264,
-    "RTX 3060": 12288,
-    "RTX 3080": 10240,
-    "RTX 3090": 24576,
-    "RTX 4060 Ti 16GB": 16380,
-    "RTX 4070": 12282,
-    "RTX 4080": 16376,
-    "RTX 4090": 24564,
-    "RTX 5090": 32607,
-    "T4": 15360,
-    "P100": 16384,
-    "V100-16GB": 16384,
-    "V100-32GB": 32768,
-    "A10G": 23028,
-    "L4": 23034,
-    "L40S": 46068,
-    "A6000": 49140,
-    "A100-40GB": 40960,
-    "A100-80GB": 81920,
-    "H100": 81559,
-    "H200": 143771,
+# GPU memory that CUDA and its libraries took before the model, outside of torch: by NVML, on an H200 with CUDA 13.0.
+# Other cards and versions differ by some hundred MB.
+CONTEXT_BYTES = 708_837_376
+
+# torch keeps a cuBLAS workspace for the forward pass's thread and one for the backward pass's. Its sizes, where
+# CUBLAS_WORKSPACE_CONFIG does not set them, are parseChosenWorkspaceSize's (aten/src/ATen/cuda/CublasHandlePool.cpp):
+# the larger one from Hopper on, though older versions of torch take the smaller one on Blackwell.
+WORKSPACES = 2
+WORKSPACE_BYTES = (4096 * 2 + 16 * 8) * 1024
+HOPPER_WORKSPACE_BYTES = 32 * 2**20
+
+BFLOAT16_CAPABILITY = (8, 0)
+HOPPER_CAPABILITY = (9, 0)
+
+
+@dataclass(frozen=True)
+class Card:
+    """A graphics card, or only a size of memory, which has no `compute_capability`."""
+
+    name: str
+    memory_bytes: int
+    compute_capability: tuple[int, int] | None = None
+
+    @property
+    def has_bfloat16(self) -> bool:
+        """Tell whether the card computes in bfloat16 (a mere size of memory is taken to)."""
+        return self.compute_capability is None or self.compute_capability >= BFLOAT16_CAPABILITY
+
+
+# Total memory in MiB, as NVML and nvidia-smi report it on the card (so with ECC's share already gone where it is on).
+CARDS: dict[str, Card] = {
+    name: Card(name, mib * 2**20, capability)
+    for name, mib, capability in (
+        ("GTX 1080 Ti", 11264, (6, 1)),
+        ("RTX 2080 Ti", 11264, (7, 5)),
+        ("RTX 3060", 12288, (8, 6)),
+        ("RTX 3080", 10240, (8, 6)),
+        ("RTX 3090", 24576, (8, 6)),
+        ("RTX 4060 Ti 16GB", 16380, (8, 9)),
+        ("RTX 4070", 12282, (8, 9)),
+        ("RTX 4070 Ti SUPER", 16376, (8, 9)),
+        ("RTX 4080", 16376, (8, 9)),
+        ("RTX 4090", 24564, (8, 9)),
+        ("RTX 5080", 16303, (12, 0)),
+        ("RTX 5090", 32607, (12, 0)),
+        ("T4", 15360, (7, 5)),
+        ("P100", 16384, (6, 0)),
+        ("V100-16GB", 16384, (7, 0)),
+        ("V100-32GB", 32768, (7, 0)),
+        ("A10G", 23028, (8, 6)),
+        ("A30", 24576, (8, 0)),
+        ("L4", 23034, (8, 9)),
+        ("L40", 46068, (8, 9)),
+        ("L40S", 46068, (8, 9)),
+        ("RTX A4000", 16376, (8, 6)),
+        ("RTX A5000", 24564, (8, 6)),
+        ("A6000", 49140, (8, 6)),
+        ("RTX 6000 Ada", 49140, (8, 9)),
+        ("RTX PRO 6000", 97887, (12, 0)),
+        ("A100-40GB", 40960, (8, 0)),
+        ("A100-80GB", 81920, (8, 0)),
+        ("H100", 81559, (9, 0)),
+        ("H100 NVL", 95830, (9, 0)),
+        ("GH200", 97871, (9, 0)),
+        ("H200", 143771, (9, 0)),
+        ("B200", 183359, (10, 0)),
+    )
 }
 
 UNIT_BYTES = {"B": 1, "MB": 10**6, "GB": 10**9, "MiB": 2**20, "GiB": 2**30}
@@ -35,8 +79,18 @@ _SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*(" + "|".join(UNIT_BYTES) 
 
 
 def card_named(text: str) -> str | None:
-    """Find the name of a card as `CARD_MIB` spells it, whatever the case of `text`."""
-    return {name.lower(): name for name in CARD_MIB}.get(text.strip().lower())
+    """Find the name of a card as `CARDS` spells it, whatever the case of `text`."""
+    return {name.lower(): name for name in CARDS}.get(text.strip().lower())
+
+
+def card_of(limit: int | str) -> Card:
+    """Turn a `vram_limit` into a card: the one it names, or a size of memory without a capability.
+
+    Raises:
+        ValueError: as `memory_bytes`.
+    """
+    name = card_named(limit) if isinstance(limit, str) else None
+    return CARDS[name] if name else Card(str(limit), memory_bytes(limit))
 
 
 def memory_bytes(limit: int | str) -> int:
@@ -48,7 +102,7 @@ def memory_bytes(limit: int | str) -> int:
     if isinstance(limit, int):
         size = limit
     elif card := card_named(limit):
-        size = CARD_MIB[card] * 2**20
+        size = CARDS[card].memory_bytes
     elif match := _SIZE.fullmatch(limit.strip()):
         size = round(float(match[1]) * UNIT_BYTES[match[2]])
     else:
@@ -56,3 +110,9 @@ def memory_bytes(limit: int | str) -> int:
     if size <= 0:
         raise ValueError(f"a memory limit is above zero, and {limit!r} is not")
     return size
+
+
+def workspace_bytes(card: Card) -> int:
+    """Return what torch's cuBLAS workspaces take on a card; those of a mere size of memory are the smaller ones."""
+    large = card.compute_capability is not None and card.compute_capability >= HOPPER_CAPABILITY
+    return WORKSPACES * (HOPPER_WORKSPACE_BYTES if large else WORKSPACE_BYTES)

@@ -33,6 +33,7 @@ _PARTS: dict[str, Callable[[Any], str]] = {
     "lora_alpha": lambda value: f"a{value}",
     "kbit_upcast": lambda value: "upcast" if value is True else "no-upcast",
     "gradient_checkpointing": lambda value: "ckpt" if value is True else "",
+    "optim": str,
     "learning_rate": lambda value: f"lr{written(value)}",
     "batch_size": lambda value: f"bs{value}",
     "max_length": lambda value: f"len{value}",

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
 
-from bench.matrix.cards import CARD_MIB, card_named, memory_bytes
+from bench.matrix.cards import CARDS, card_named, memory_bytes
+from bench.matrix.limits import LEAST_BYTES
 from bench.matrix.parameters import Parameters
 
 # Counts beyond this are slips of the keyboard; the memory of a card in bytes is far below.
@@ -106,6 +107,11 @@ def _read_size(value: Any) -> Any:
     return value.replace(" ", "")
 
 
+def _read_bytes(value: Any) -> Any:
+    size = _whole((("gt", 0),)).read(value)
+    return size if size is REFUSED or size >= LEAST_BYTES else REFUSED
+
+
 def _read_card(value: Any) -> Any:
     return (card_named(value) if isinstance(value, str) else None) or REFUSED
 
@@ -115,8 +121,8 @@ NONE = Kind("none", "none", lambda value: None if value in (None, "none") else R
 TEXT = Kind("text", "text", _only_if(_is_text))
 NAMES = Kind("a list of module names", "[module names]", _read_names)
 SIZE = Kind("a size such as 16GB", "16GB | 14.5GiB", _read_size)
-CARD = Kind("a card such as T4", "card", _read_card, tuple(CARD_MIB))
-BYTES = Kind("bytes", "bytes", _whole((("gt", 0),)).read)
+CARD = Kind("a card such as T4", "card", _read_card, tuple(CARDS))
+BYTES = Kind("a million bytes or more", "bytes", _read_bytes)
 
 
 def _kinds(annotation: Any, bounds: Bounds = ()) -> tuple[Kind, ...]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from bench.matrix.cards import UNIT_BYTES
 from bench.matrix.kinds import CARD, KINDS, LARGEST_WHOLE, NAMES, REFUSED, read_as
+from bench.matrix.limits import advice, known_cards
 from bench.matrix.models import PACKAGED_MODEL, SHAPES, is_known
 from bench.matrix.parameters import DERIVED, Parameters
 from bench.matrix.tasks import FILES, TASKS
@@ -92,13 +93,15 @@ def _advice(name: str, raw: Any) -> str:
     for candidate in _candidates(raw):
         if read_as(KINDS[name], candidate) is not REFUSED:
             return f"write {written(candidate)}"
+    if CARD in KINDS[name] and (meant := advice(raw)):
+        return meant
     examples = [example for kind in KINDS[name] for example in kind.examples]
     if isinstance(raw, str) and (near := closest(raw, examples)):
         return f"did you mean {near}?"
     if NAMES in KINDS[name] and read_as((NAMES,), [raw]) is not REFUSED:
         return f"write [{raw}]"
     if isinstance(raw, str) and CARD in KINDS[name]:
-        return f"the cards are {listing(CARD.examples, 'and')}"
+        return known_cards()
     return f"the default is {default_of(name)}"
 
 

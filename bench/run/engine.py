@@ -64,6 +64,7 @@ def run_plan(
     data_dir: Path | None = None,
     fresh: bool = False,
     retry: Collection[Status] = (),
+    trust_remote_code: bool = False,
     observer: Observer | None = None,
     stop: Callable[[], bool] = lambda: False,
     executor: Executor | None = None,
@@ -74,8 +75,9 @@ def run_plan(
     Records go to the folder of `results` that bears the matrix's name; the run writes nothing outside of it, and its
     workers nothing but what the user's cache keeps (the packaged checkpoint, tokens). A job with a result is left
     alone, unless its status is in `retry`; a crash is tried again once, an interrupted job with the next run. `fresh`
-    puts earlier records aside and starts over. `data_dir` (or `QLORA_BENCH_DATA`) holds tasks by name. When `stop`
-    turns true, the workers are killed and their jobs recorded as interrupted.
+    puts earlier records aside and starts over. `data_dir` (or `QLORA_BENCH_DATA`) holds tasks by name.
+    `trust_remote_code` lets models run code of their own. When `stop` turns true, the workers are killed and their
+    jobs recorded as interrupted.
 
     Raises:
         BenchError: data is missing (nothing has been written then), another run holds the folder, its records are of a
@@ -88,7 +90,9 @@ def run_plan(
     try:
         (folder / LOGS).mkdir(parents=True, exist_ok=True)
         with hold(folder, clock.now()):
-            desk = _Desk(plan, folder, data_dir, executor or LocalExecutor(), clock, observer or Silent())
+            desk = _Desk(
+                plan, folder, data_dir, trust_remote_code, executor or LocalExecutor(), clock, observer or Silent()
+            )
             desk.open_folder(slots, fresh)
             return desk.work_through(slots, retry, stop)
     except OSError as error:
@@ -133,6 +137,7 @@ class _Desk:
     plan: Plan
     folder: Path
     data_dir: Path | None
+    trust_remote_code: bool
     executor: Executor
     clock: Clock
     observer: Observer
@@ -216,6 +221,7 @@ class _Desk:
             slot.device,
             data_dir=str(self.data_dir) if self.data_dir else None,
             shared_dir=str((self.folder / SHARED).absolute()),
+            trust_remote_code=self.trust_remote_code,
         )
         started_at = timestamp(self.clock.now())
         with coming.log.open("a", encoding="utf-8") as file:

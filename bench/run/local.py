@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, cast
 
 import bench
-from bench.protocol import Request
+from bench.protocol import Question, Request
 from bench.run.executor import Ending, Message
 from bench.run.slots import Slot
 
@@ -100,7 +100,7 @@ class LocalWorker:
         self._stdout = cast(IO[bytes], self._process.stdout)
         os.set_blocking(self._stdout.fileno(), False)
 
-    def take(self, request: Request) -> None:
+    def take(self, request: Request | Question) -> None:
         """Hand over the request, which the worker reads when it is ready, and listen to it from now on."""
         self._selector.register(self._stdout, selectors.EVENT_READ)
         with suppress(BrokenPipeError), cast(IO[bytes], self._process.stdin) as stdin:

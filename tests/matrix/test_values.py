@@ -17,6 +17,7 @@ from bench.matrix.tree import Node, scalar
 from bench.matrix.values import Mistake, convert, default_of, takes
 
 HERE = Location("m.yaml", 1, 1)
+TAKES_A_LIMIT = "vram_limit takes none, a million bytes or more, a size such as 16GB or a card such as T4"
 
 
 def node(value: Any) -> Node:
@@ -170,29 +171,27 @@ def test_a_value_becomes_what_the_parameter_holds(name: str, raw: Any, value: An
         (
             "vram_limit",
             "16gb",
-            "vram_limit takes none, bytes, a size such as 16GB or a card such as T4, not the text '16gb'; write 16GB",
+            f"{TAKES_A_LIMIT}, not the text '16gb'; write 16GB",
         ),
         (
             "vram_limit",
             "15G",
-            "vram_limit takes none, bytes, a size such as 16GB or a card such as T4, not the text '15G'; write 15GB",
+            f"{TAKES_A_LIMIT}, not the text '15G'; write 15GB",
         ),
         (
             "vram_limit",
             "RTX3090",
-            "vram_limit takes none, bytes, a size such as 16GB or a card such as T4, not the text 'RTX3090'; "
-            "did you mean RTX 3090?",
+            f"{TAKES_A_LIMIT}, not the text 'RTX3090'; did you mean RTX 3090?",
         ),
         (
             "vram_limit",
             0,
-            "vram_limit takes none, bytes, a size such as 16GB or a card such as T4, not 0; the default is none",
+            f"{TAKES_A_LIMIT}, not 0; write a size above zero, such as 16GB",
         ),
         (
             "vram_limit",
             16e9,
-            "vram_limit takes none, bytes, a size such as 16GB or a card such as T4, not 16000000000.0; "
-            "write 16000000000",
+            f"{TAKES_A_LIMIT}, not 16000000000.0; write 16000000000",
         ),
     ],
 )
@@ -206,7 +205,7 @@ def test_an_unknown_card_is_answered_with_the_cards() -> None:
     with pytest.raises(Mistake) as caught:
         convert("vram_limit", node("Voodoo"))
     assert caught.value.fix.startswith("the cards are GTX 1080 Ti, ")
-    assert caught.value.fix.endswith(" and H200")
+    assert caught.value.fix.endswith(" and B200")
 
 
 def test_a_folder_is_a_model_and_a_task_needs_its_two_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,7 +266,7 @@ def test_every_mistake_has_a_fix_and_what_it_says_to_write_is_taken(name: str, r
 
 def test_every_parameter_says_what_it_takes_and_its_default() -> None:
     assert set(KINDS) == set(Parameters.model_fields)
-    assert takes("vram_limit") == "none, bytes, a size such as 16GB or a card such as T4"
+    assert takes("vram_limit") == "none, a million bytes or more, a size such as 16GB or a card such as T4"
     assert [default_of(name) for name in ("learning_rate", "double_quant", "load_dtype", "max_steps", "task")] == [
         "5e-4",
         "true with nf4 and fp4",

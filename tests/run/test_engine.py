@@ -557,3 +557,10 @@ def test_a_signal_ends_a_real_run_cleanly(tmp_path, number):
         ("quick", "ok"),
         ("slow", "interrupted"),
     ]
+
+
+@pytest.mark.parametrize("options", [{}, {"trust_remote_code": True}])
+def test_a_models_own_code_is_trusted_only_where_the_run_is_told_so(tmp_path, options):
+    bench = Bench(tmp_path)
+    bench.run(plan_of("a"), **options)
+    assert [worker.request.trust_remote_code for worker in bench.executor.started] == [bool(options)]

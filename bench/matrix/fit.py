@@ -1,0 +1,49 @@
+"""Whether a cell fits a card, from what is predicted of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from bench.matrix.cards import CONTEXT_BYTES, WORKSPACE_BYTES, WORKSPACES, Card, workspace_bytes
+from bench.matrix.parameters import Parameters
+
+NO_BFLOAT16 = "no bfloat16"
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The answer for one cell on one card.
+
+    `fits` is None where only a lower bound of the need is known, and that would fit. `headroom_bytes` is what the card
+    has over what is needed, negative where it does not fit; None where only a lower bound is known. `reason` says what
+    besides memory keeps the cell off the card.
+    """
+
+    fits: bool | None
+    headroom_bytes: int | None
+    reason: str | None = None
+
+
+def need_bytes(measures: Mapping[str, int], card: Card | None = None) -> int:
+    """Return the least memory of a card on which a cell trains, CUDA's context included.
+
+    `measures` hold `predicted_needed_bytes`, with cuBLAS workspaces as most cards have them; with a `card` whose
+    capability is known, its own stand in their place.
+    """
+    need = measures["predicted_needed_bytes"] + CONTEXT_BYTES
+    if card is None or card.compute_capability is None:
+        return need
+    return need - WORKSPACES * WORKSPACE_BYTES + workspace_bytes(card)
+
+
+def fit(measures: Mapping[str, int], parameters: Parameters, card: Card, *, lower_bound: bool = False) -> Fit:
+    """Tell whether a cell fits a card: its need is at most the card's memory, and the card has the dtypes it asks for.
+
+    `lower_bound` says that the predicted need is one.
+    """
+    headroom = card.memory_bytes - need_bytes(measures, card)
+    lacking = not card.has_bfloat16 and "bfloat16" in (parameters.compute_dtype, parameters.load_dtype)
+    reason = NO_BFLOAT16 if lacking else None
+    fits = False if lacking or headroom < 0 else None if lower_bound else True
+    return Fit(fits, None if lower_bound else headroom, reason)
