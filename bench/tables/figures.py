@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -16,6 +16,23 @@ MINUS = "\N{MINUS SIGN}"
 TO = "\N{EN DASH}"
 
 _MOST_DIGITS = 5
+
+
+class Unit(NamedTuple):
+    """A unit of memory, with the decimals that a column of parts and their sum is shown with."""
+
+    name: str
+    bytes: float
+    decimals: int
+    about: str
+
+
+UNITS = (Unit("GB", GB, 3, "GB = 1e9 bytes."), Unit("MB", MB, 1, "MB = 1e6 bytes."))
+
+
+def unit_for(largest_bytes: float) -> Unit:
+    """Choose the unit of a table whose largest figure, which may be NaN, is this one."""
+    return UNITS[0] if largest_bytes >= GB else UNITS[1]
 
 
 def number_column(
@@ -69,6 +86,11 @@ def number(value: float, decimals: int) -> str:
     if 0 < value < least / 2:
         return f"<{least:.{decimals}f}"
     return f"{value:,.{decimals}f}".replace("-", MINUS)
+
+
+def sized(value: float, unit: Unit = UNITS[0]) -> str:
+    """Write `15.40 GB` for a sentence; NaN as a dash."""
+    return f"{number(value / unit.bytes, min(unit.decimals, 2))} {unit.name}"
 
 
 def signed(value: float, decimals: int) -> str:

@@ -34,6 +34,7 @@ ENVIRONMENT_NAMES = (
     "qlora_bench",
     "cpu",
     "execution_used",
+    "prediction_note",
 )
 COLUMNS = (
     *RECORD_NAMES, "is_baseline", *PARAMETER_NAMES, *MEASURE_NAMES, *RUN_NAMES, *ENVIRONMENT_NAMES, "result"

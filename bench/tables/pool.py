@@ -12,7 +12,7 @@ from bench.tables.table import entries
 
 CELL = ["id", "key"]
 QUALITY = [name for name in MEASURE_NAMES if name.startswith(("accuracy_", "macro_f1_", "heldout_loss_"))]
-SPREAD = ("tokens_per_s", "accuracy_after")
+SPREAD = ("tokens_per_s", "accuracy_after", "train_peak_allocated_bytes")
 
 
 def pool_seeds(frame: pd.DataFrame) -> pd.DataFrame:
@@ -21,9 +21,14 @@ def pool_seeds(frame: pd.DataFrame) -> pd.DataFrame:
     Every measure is the mean over the runs that ended ok; over all its runs where none of a cell did, so that what was
     measured before a failure is not lost. Beside them stand `train_peak_bytes`, `{name}_min` and `{name}_max` of the
     measures in `SPREAD`, `scored_count` (the test examples of one seed: each scores the same ones), `seeds_count`,
-    `ok_count`, `status` (`ok`, or `2 ok, 1 oom`) and `execution_used`. Random weights have no quality.
+    `ok_count`, `status` (`ok`, or `2 ok, 1 oom`), `execution_used` and `prediction_note`. Random weights have no
+    quality; `train_peak_allocated_bytes` of a run that was killed in training is the last that it told.
     """
-    frame = frame.assign(ok=frame["status"] == "ok", train_peak_bytes=train_peaks(frame))
+    frame = frame.assign(
+        ok=frame["status"] == "ok",
+        train_peak_allocated_bytes=allocated_peaks(frame),
+        train_peak_bytes=train_peaks(frame),
+    )
     frame.loc[frame["weights"] == "random", QUALITY] = float("nan")
     frame["scored_count"] = frame["eval_examples_count"].where(frame["accuracy_after"].notna())
     by_cell = frame.groupby(CELL, sort=False)
@@ -37,7 +42,7 @@ def pool_seeds(frame: pd.DataFrame) -> pd.DataFrame:
             by_cell.size().rename("seeds_count"),
             by_cell["ok"].sum().rename("ok_count"),
             by_cell["status"].agg(_status),
-            counted["execution_used"].agg(_all_of),
+            counted[["execution_used", "prediction_note"]].agg(_all_of),
         ],
         axis=1,
     )
@@ -60,14 +65,18 @@ def on_cpu(frame: pd.DataFrame) -> pd.Series[bool]:
     return frame["gpu_name"].isna() & (frame["slot"] == "cpu")
 
 
-def train_peaks(frame: pd.DataFrame) -> pd.Series[float]:
-    """Return the peak of training in bytes: torch's allocations on a GPU, the process's host memory on a CPU.
+def allocated_peaks(frame: pd.DataFrame) -> pd.Series[float]:
+    """Return the peak of torch's allocations in training, in bytes; NaN on a CPU.
 
     A run that was killed in training could not report its own; the last peak that it told stands for it.
     """
     last = frame["last_peak_allocated_bytes"].where(frame["phase"] == "train")
-    allocated = frame["train_peak_allocated_bytes"].fillna(last)
-    return allocated.where(~on_cpu(frame), frame["train_peak_rss_bytes"])
+    return frame["train_peak_allocated_bytes"].fillna(last)
+
+
+def train_peaks(frame: pd.DataFrame) -> pd.Series[float]:
+    """Return the peak of training in bytes: torch's allocations on a GPU, the process's host memory on a CPU."""
+    return allocated_peaks(frame).where(~on_cpu(frame), frame["train_peak_rss_bytes"])
 
 
 def _all_of(values: pd.Series[str]) -> str | None:

@@ -8,6 +8,7 @@ import zlib
 from pathlib import Path
 
 from bench.matrix.parameters import Parameters
+from bench.protocol import PEAK_PARTS
 
 H100 = {
     "gpu_name": "NVIDIA H100 80GB HBM3",
@@ -66,6 +67,27 @@ def storage(packed, state, unquantized, buffers=512):
     }
 
 
+def components(absmax, nested=0, code=12_544, **places):
+    """Quantization state and unquantized parameters by component; places as in `embedding_bfloat16=1_000`."""
+    return {
+        "absmax_bytes": absmax,
+        "nested_absmax_bytes": nested,
+        "code_bytes": code,
+        "quant_state_bytes": absmax + nested + code,
+        "unquantized_bytes": sum(places.values()),
+        **{f"{place}_bytes": size for place, size in places.items()},
+    }
+
+
+def predicted(**parts):
+    """A predicted peak by its parts, in bytes; parts that are not given are zero."""
+    sizes = dict.fromkeys(PEAK_PARTS, 0) | parts
+    return {
+        "predicted_train_peak_allocated_bytes": sum(sizes.values()),
+        **{f"predicted_peak_{part}_bytes": size for part, size in sizes.items()},
+    }
+
+
 def training(peak, tokens_per_s, step_s, adapters=9_768_960):
     return {
         "adapter_bytes": adapters,
@@ -93,6 +115,50 @@ def quality(after, loss=0.41, examples=3080):
 NF4 = storage(53_084_160, 6_635_520, 56_693_760)
 BF16 = storage(0, 0, 269_030_016)
 INT8 = storage(106_168_320, 921_600, 56_693_760)
+
+
+T4 = {"vram_limit": "T4", "weights": "random", "model": "qwen2.5-7b", "load_dtype": "float16"}
+# A 7B model under a T4's cap: what was taken before the model, and what CUDA loaded later.
+CAP = {"cap_bytes": 15_397_289_984, "context_bytes": 708_837_376, "train_outside_torch_bytes": 918_552_576}
+
+
+def seven_b(state, peak_bytes, **parts):
+    """Storage and a predicted peak of a 7B model in 4 bits, and a measured peak."""
+    places = {"embedding_float16": 1_089_994_752, "head_float16": 1_089_994_752,
+              "norm_float16": 408_576, "bias_float16": 258_048}  # fmt: skip
+    packed = {"packed_bytes": 3_262_644_224, "buffer_bytes": 512}
+    sums = components(state, **places)
+    stored = sum(packed.values()) + sums["quant_state_bytes"] + sums["unquantized_bytes"]
+    return {
+        **packed, **sums, **CAP,
+        "stored_bytes": stored, "predicted_stored_bytes": stored, "footprint_bytes": 5_443_300_864,
+        "parameters_count": 7_615_616_512, "quantized_parameters_count": 6_525_288_448,
+        "upcast_bytes": 2_180_656_128, "adapter_bytes": 161_480_704,
+        "train_peak_allocated_bytes": peak_bytes,
+        **predicted(base=stored + 2_180_656_128, adapter=161_480_704, **parts),
+    }  # fmt: skip
+
+
+PARTS = {"gradient": 161_480_704, "optimizer": 82_003_968, "activation": 700_000_000, "head": 900_000_000,
+         "dequantized": 135_790_592, "workspace": 67_108_864, "rounding": 9_000_000}  # fmt: skip
+
+
+def memory_matrix(seeds=(0,)):
+    """Cells of a 7B model under a T4's cap: one foreseen to the byte, one out of memory, one with a lower bound."""
+    dq = {**T4, "double_quant": True}
+    return [
+        *(record("nf4", seed, parameters=T4, measures=seven_b(407_830_528, 10_248_170_688, **PARTS)) for seed in seeds),
+        *(record("nf4-dq", seed, parameters=dq, measures=seven_b(103_739_648, 9_944_079_808, **PARTS))
+          for seed in seeds),
+        record("nf4-long", parameters={**T4, "max_length": 1024}, status="oom", phase="train",
+               message="1.25 GB more were asked for", hint="halve batch_size",
+               measures={**seven_b(407_830_528, 14_900_000_000, **{**PARTS, "activation": 7_500_000_000}),
+                         "short_bytes": 752_000_000}),
+        record("nf4-dora", parameters={**T4, "use_dora": True},
+               measures=seven_b(407_830_528, 10_500_000_000, **PARTS),
+               environment={**H100, "prediction_note": "a CUDA kernel without a meta counterpart"}),
+        record("nf4-dead", parameters=T4, status="crashed", phase="start", environment={}),
+    ]  # fmt: skip
 
 
 def default_matrix(seeds=(0,)):

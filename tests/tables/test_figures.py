@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.tables.figures import accuracy, decimals_for, listed, number, signed
+from bench.tables.figures import accuracy, decimals_for, listed, number, signed, sized, unit_for
 
 NAN = float("nan")
 FINITE = st.floats(-1e12, 1e12)
@@ -58,6 +58,15 @@ def test_numbers_are_rounded_and_grouped(value, decimals, text):
 )
 def test_changes_have_a_sign_unless_they_round_to_zero(value, text):
     assert signed(value, 1) == text
+
+
+@pytest.mark.parametrize(
+    ("largest", "unit", "text"),
+    [(5_851_143_936, "GB", "5.85 GB"), (999_999_999, "MB", "1,000.0 MB"), (NAN, "MB", "– MB")],  # noqa: RUF001
+)
+def test_the_unit_of_a_table_follows_its_largest_figure(largest, unit, text):
+    assert unit_for(largest).name == unit
+    assert sized(largest, unit_for(largest)) == text
 
 
 @given(FINITE)

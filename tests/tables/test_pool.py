@@ -62,6 +62,22 @@ def test_a_run_killed_in_training_has_the_last_peak_it_told_but_not_that_of_anot
     assert peaks.isna()["load"]
 
 
+def test_what_a_killed_run_told_last_is_its_peak_of_allocations_too(tmp_path):
+    records = [record("a", status="timeout", phase="train", last_peak_allocated_bytes=99)]
+    assert pooled(tmp_path, records).loc["a", "train_peak_allocated_bytes"] == 99
+
+
+def test_the_note_on_a_prediction_is_that_of_the_runs_whose_figures_count(tmp_path):
+    records = [
+        record("a", 0, environment={**H100, "prediction_note": "why"}),
+        record("a", 1, environment={**H100, "prediction_note": "why"}),
+        record("b", 0),
+    ]
+    notes = pooled(tmp_path, records)["prediction_note"]
+    assert notes["a"] == "why"
+    assert notes.isna()["b"]
+
+
 def test_on_a_cpu_the_peak_is_host_memory(tmp_path):
     measures = {"train_peak_allocated_bytes": None, "train_peak_rss_bytes": 7}
     row = pooled(tmp_path, [record("a", environment=CPU, slot="cpu", measures=measures)]).loc["a"]

@@ -25,3 +25,25 @@ def test_every_run_that_is_not_ok_is_a_row_with_its_phase_message_and_hint(tmp_p
 def test_a_crash_that_the_next_attempt_made_good_is_no_problem(tmp_path):
     records = [record("a", status="crashed", phase="load"), record("a", attempt=2)]
     assert len(table_of(tmp_path, records).rows) == 0
+
+
+def test_a_run_out_of_memory_says_what_it_missed_and_what_was_predicted(tmp_path):
+    measures = {"short_bytes": 752_000_000, "predicted_train_peak_allocated_bytes": 17_048_989_336}
+    records = [
+        record("a", status="oom", phase="train", measures=measures),
+        record("b", status="oom", phase="train", measures=measures, environment={"prediction_note": "a lower bound"}),
+        record("c", status="oom", phase="load"),
+        record("d", status="crashed", phase="train", measures=measures),
+    ]
+    table = table_of(tmp_path, records)
+    headings = [column.heading.replace("\n", " ") for column in table.columns]
+    assert headings[2:5] == ["status", "short GB", "predicted peak GB"]
+    assert [row[3:5] for row in table.texts()] == [
+        ["0.752", "17.0"], ["0.752", "≥ 17.0"], ["–", "–"], ["–", "–"],  # noqa: RUF001
+    ]  # fmt: skip
+    assert table.rows["short_bytes"].tolist()[:2] == [752_000_000] * 2
+
+
+def test_where_no_run_was_out_of_memory_there_is_no_column_for_it(tmp_path):
+    table = table_of(tmp_path, [record("a", status="crashed", phase="load", message="boom")])
+    assert [column.heading for column in table.columns] == ["id", "seed", "status", "phase", "message", "hint"]

@@ -4,9 +4,18 @@ import pytest
 from rich.console import Console
 
 from bench.errors import BenchError
+from bench.tables import render
+from bench.tables.picture import INSTALL, can_draw
 from bench.tables.render import show, write_tables
 
-from .examples import default_matrix, record, write_result
+from .examples import default_matrix, memory_matrix, record, write_result
+
+needs_matplotlib = pytest.mark.skipif(not can_draw(), reason="needs matplotlib")
+
+
+@pytest.fixture
+def no_matplotlib(monkeypatch):
+    monkeypatch.setattr(render, "can_draw", lambda: False)
 
 
 def shown(path, width=100):
@@ -16,12 +25,13 @@ def shown(path, width=100):
     return capture.get()
 
 
-def test_every_table_is_written_inside_the_result_folder_and_nothing_else(tmp_path):
+def test_every_table_is_written_inside_the_result_folder_and_nothing_else(tmp_path, no_matplotlib):
     folder = write_result(tmp_path / "results" / "default", default_matrix())
     before = set(tmp_path.rglob("*"))
     written = write_tables(folder)
     tables = folder / "tables"
-    assert written == [tables / name for name in ("cells.md", "cells.csv", "memory.md", "memory.csv")]
+    names = [f"{table}{suffix}" for table in ("cells", "storage", "memory") for suffix in (".md", ".csv")]
+    assert written == [tables / name for name in names]
     assert set(tmp_path.rglob("*")) - before == {tables, *written}
 
 
@@ -39,10 +49,10 @@ def test_writing_twice_gives_the_same_bytes(tmp_path):
     assert [path.read_bytes() for path in write_tables(folder)] == first
 
 
-def test_each_result_below_a_folder_gets_its_own_tables(tmp_path):
+def test_each_result_below_a_folder_gets_its_own_tables(tmp_path, no_matplotlib):
     for name in ("one", "two"):
         write_result(tmp_path / name, [record("a", matrix=name)])
-    assert len(write_tables(tmp_path)) == 8
+    assert len(write_tables(tmp_path)) == 12
     assert "Cells of one" in (text := shown(tmp_path))
     assert "Cells of two" in text
 
@@ -65,6 +75,45 @@ def test_without_records_a_sentence_says_what_to_do_and_nothing_is_written(tmp_p
 def test_the_conditions_and_doubts_are_said_once_in_the_terminal(tmp_path):
     folder = write_result(tmp_path / "r", [*default_matrix(), record("x", status="oom", phase="load")], tail="{")
     text = " ".join(shown(folder).split())
-    assert all(f"{name} of default" in text for name in ("Cells", "Memory", "Problems"))
+    assert all(f"{name} of default" in text for name in ("Cells", "Storage", "Memory", "Problems"))
     assert text.count("19 cells, n = 1 seed") == 1
     assert text.count("cut short") == 1
+
+
+@needs_matplotlib
+def test_pictures_stand_beside_the_tables_and_are_the_same_each_time(tmp_path):
+    folder = write_result(tmp_path / "r", memory_matrix())
+    pictures = [path for path in write_tables(folder) if path.suffix in (".svg", ".png")]
+    assert [path.name for path in pictures] == ["memory.svg", "memory.png"]
+    first = [path.read_bytes() for path in pictures]
+    write_tables(folder)
+    assert [path.read_bytes() for path in pictures] == first
+    assert not list((folder / "tables").glob(".*"))
+
+
+@needs_matplotlib
+def test_pictures_of_what_is_no_longer_known_are_removed(tmp_path):
+    folder = write_result(tmp_path / "r", memory_matrix())
+    write_tables(folder)
+    write_result(folder, [record("a", status="crashed", phase="start")])
+    write_tables(folder)
+    assert not list((folder / "tables").glob("memory.[ps][nv]g"))
+
+
+def test_without_matplotlib_a_line_says_how_to_get_the_pictures(tmp_path, no_matplotlib):
+    folder = write_result(tmp_path / "r", memory_matrix())
+    assert not [path for path in write_tables(folder) if path.suffix in (".svg", ".png")]
+    text = shown(folder)
+    assert "█ base" in text
+    assert text.count(INSTALL) == 1
+
+
+@needs_matplotlib
+def test_with_matplotlib_that_line_is_not_there(tmp_path):
+    assert INSTALL not in shown(write_result(tmp_path / "r", memory_matrix()))
+
+
+def test_the_bars_stand_below_the_table_of_memory(tmp_path):
+    text = shown(write_result(tmp_path / "r", memory_matrix()))
+    places = [text.index(f"{words} default") for words in ("Memory of", "peak of training:", "Problems of")]
+    assert places == sorted(places)

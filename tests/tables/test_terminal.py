@@ -12,9 +12,10 @@ from bench.tables.cells import cells_table
 from bench.tables.load import load_results
 from bench.tables.memory import memory_table
 from bench.tables.problems import problems_table
+from bench.tables.storage import storage_table
 from bench.tables.terminal import fitting, print_table
 
-from .examples import default_matrix, record, write_result
+from .examples import default_matrix, memory_matrix, record, write_result
 
 FULL = Path("results/default/tables/cells.md")
 
@@ -31,7 +32,7 @@ def table_of(folder, records, make=cells_table, **kwargs):
 
 
 @pytest.mark.parametrize("width", [80, 100, 120, 160, 200])
-@pytest.mark.parametrize("make", [cells_table, memory_table])
+@pytest.mark.parametrize("make", [cells_table, storage_table, memory_table])
 def test_at_common_widths_no_line_is_too_long_and_every_id_is_whole(tmp_path, width, make):
     table = table_of(tmp_path, default_matrix(seeds=(0, 1)), make)
     lines = lines_of(table, width)
@@ -41,11 +42,24 @@ def test_at_common_widths_no_line_is_too_long_and_every_id_is_whole(tmp_path, wi
     assert not any("…" in line for line in lines)
 
 
+@pytest.mark.parametrize(
+    ("make", "columns"),
+    [
+        (storage_table, ["packed", "quant. state", "unquantized", "stored", "HF footprint", "off by"]),
+        (memory_table, ["predicted", "measured", "residual %", "short", "status"]),
+    ],
+)
+def test_the_tables_of_memory_keep_what_matters_at_80_characters(tmp_path, make, columns):
+    table = table_of(tmp_path, memory_matrix(), make)
+    shown = [table.columns[index].heading.replace("\n", " ") for index in fitting(table.columns, table.texts(), 80)]
+    assert set(columns) <= set(shown)
+
+
 def test_where_the_main_columns_do_not_fit_long_ids_are_folded_and_every_figure_is_whole(tmp_path):
     long = [f"nf4-lora_dropout=0.05-ckpt-execution=cuda_graph-{number}" for number in range(2)]
     figures = {"stored_bytes": 111_700_000, "packed_bytes": 53_100_000, "unquantized_bytes": 56_700_000,
                "quant_state_bytes": 1_900_000, "buffer_bytes": 100, "footprint_bytes": 109_800_000}  # fmt: skip
-    table = table_of(tmp_path, [record(cell_id, measures=figures) for cell_id in long], memory_table)
+    table = table_of(tmp_path, [record(cell_id, measures=figures) for cell_id in long], storage_table)
     lines = lines_of(table, 80)
     assert max(map(cell_len, lines)) <= 80
     rows = [line for line in lines if line.startswith("nf4-")]
@@ -58,7 +72,7 @@ def test_where_the_main_columns_do_not_fit_long_ids_are_folded_and_every_figure_
 def test_no_line_is_ever_longer_than_the_console(tmp_path_factory, width, message, cell_id):
     records = [record(cell_id, status="oom", phase="train", message=message, hint="try less")]
     folder = tmp_path_factory.mktemp("r")
-    for make in (cells_table, problems_table):
+    for make in (cells_table, storage_table, memory_table, problems_table):
         assert max(map(cell_len, lines_of(table_of(folder, records, make), width))) <= width
 
 

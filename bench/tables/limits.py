@@ -1,0 +1,43 @@
+"""The rule of `vram_limit`, in words and in the figures of the runs that had one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pandas as pd
+
+from bench.tables.figures import sized
+
+
+def limit_rules(frame: pd.DataFrame) -> tuple[str, ...]:
+    """Say for each `vram_limit` of a result what its runs were allowed, and what the limit does not hold back."""
+    capped = frame[frame["vram_limit"].notna() & frame["cap_bytes"].notna()]
+    return tuple(_rule(str(limit), runs) for limit, runs in capped.groupby("vram_limit", sort=False))
+
+
+def _rule(limit: str, runs: pd.DataFrame) -> str:
+    allowed = f"vram_limit {limit}: torch may hold {_range(runs['cap_bytes'])}"
+    told = runs[runs["context_bytes"].notna()]
+    if told.empty:
+        return f"{allowed}."
+    card = _range(told["cap_bytes"] + told["context_bytes"])
+    return (
+        f"{allowed}, the card's {card} less the {_range(told['context_bytes'])} that CUDA took before the model; "
+        f"{' and '.join(_on_top(told))} come on top."
+    )
+
+
+def _on_top(runs: pd.DataFrame) -> Iterator[str]:
+    later = (runs["train_outside_torch_bytes"] - runs["context_bytes"]).max()
+    managed = runs["optimizer_managed_bytes"].max()
+    yield f"what CUDA loads later{_up_to(later)}"
+    yield f"managed memory{_up_to(managed)}"
+
+
+def _up_to(most_bytes: float) -> str:
+    return f" (up to {sized(most_bytes)} here)" if most_bytes > 0 else ""
+
+
+def _range(sizes: pd.Series[float]) -> str:
+    low, high = sized(sizes.min()), sized(sizes.max())
+    return high if low == high else f"{low} to {high}"
