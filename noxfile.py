@@ -41,7 +41,7 @@ def install(session: nox.Session, project: str = ".") -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Run matrices: nox -s bench [-- MATRIX ... OPTIONS]; without one, the one that fits this machine."""
-    install(session)
+    install(session, ".[plots]")
     arguments = list(session.posargs)
     if not any(argument.endswith((".yaml", ".yml")) for argument in arguments):
         said = session.run(python(session), "-c", FIND_CUDA, silent=True, log=False)
@@ -59,7 +59,7 @@ def bench(session: nox.Session) -> None:
 @nox.session
 def tables(session: nox.Session) -> None:
     """Show the tables of a result again: nox -s tables -- RESULT."""
-    install(session)
+    install(session, ".[plots]")
     session.run(python(session), "-m", "bench", "tables", *session.posargs)
 
 

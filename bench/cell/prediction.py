@@ -194,15 +194,16 @@ def what_suffices(
     whole = needed(parameters, shape)
     if whole is None:
         return None
-    words = f"by prediction the cell needs {in_words(whole)} where {in_words(limit_bytes)} can be had"
-    sizes = {change: size for change, *changed in _changes(parameters, shape) if (size := needed(*changed)) is not None}
+    said = f"by prediction the cell needs {in_words(whole)} where {in_words(limit_bytes)} can be had"
+    changes = _changes(parameters, shape)
+    sizes = {words: size for words, cell, largest in changes if (size := needed(cell, largest)) is not None}
     fitting = [f"{change} ({in_words(size)})" for change, size in sizes.items() if size <= limit_bytes]
     if fitting:
-        return f"{words}; {'each of these suffices' if len(fitting) > 1 else 'this suffices'}: {', '.join(fitting)}"
+        return f"{said}; {'each of these suffices' if len(fitting) > 1 else 'this suffices'}: {', '.join(fitting)}"
     if sizes:
         change, size = min(sizes.items(), key=lambda item: item[1])
-        return f"{words}; no single change suffices, and {change} helps most ({in_words(size)})"
-    return words
+        return f"{said}; no single change suffices, and {change} helps most ({in_words(size)})"
+    return said
 
 
 def _changes(parameters: Parameters, shape: Shape) -> Iterator[tuple[str, Parameters, Shape]]:

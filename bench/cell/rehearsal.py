@@ -93,7 +93,7 @@ def rehearse(parameters: Parameters, config: PretrainedConfig, shape: Shape, ker
     recorder = Recorder(config.get_text_config().vocab_size, kernels.workspace_bytes)
     model, weights, load = _loaded(parameters, config, recorder)
     it = _trainee(model, weights, parameters, kernels)
-    with _Attention(kernels), recorder:
+    with _OnGpu(kernels), recorder:
         first = _pass(it, shape, recorder)
         recorder.name((weight.grad for weight in weights if weight.grad is not None), "gradient")
         following = _pass(it, shape, recorder) if parameters.gradient_accumulation_steps > 1 else ()
@@ -222,20 +222,22 @@ def _temporaries(parameters: Parameters, weights: Sequence[nn.Parameter]) -> Ite
 # Kernels --------------------------------------------------------------------------------------------------------------
 
 
-class _Attention(TorchFunctionMode):
-    """Has scaled dot product attention take the kernel that torch would choose on a GPU."""
+class _OnGpu(TorchFunctionMode):
+    """Has functions take the kernel that torch would choose on a GPU, where the meta device would take another."""
 
     def __init__(self, kernels: Kernels) -> None:
         super().__init__()
         self._kernels = kernels
+        self._instead: dict[Any, Callable[..., torch.Tensor]] = {
+            functional.scaled_dot_product_attention: self._attend,
+            functional.dropout: _dropout,
+        }
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        kwargs = dict(kwargs or {})
-        return (
-            self._attend(*args, **kwargs) if func is functional.scaled_dot_product_attention else func(*args, **kwargs)
-        )
+        run: Callable[..., Any] = self._instead.get(func, func)
+        return run(*args, **(kwargs or {}))
 
     def _attend(
         self,
@@ -263,10 +265,15 @@ class _Attention(TorchFunctionMode):
         return efficient
 
 
+def _dropout(values: torch.Tensor, p: float = 0.5, training: bool = True, *_: bool) -> torch.Tensor:
+    """Drop out as CUDA does: what is kept for the backward pass is a byte an element."""
+    return torch.native_dropout(values, p, training)[0] if training and p else values
+
+
 @contextmanager
 def _recomputing(parameters: Parameters, kernels: Kernels) -> Iterator[None]:
     """Compute as the forward pass did: torch would enter CUDA's autocast, and a backward pass has no function modes."""
-    with _Attention(kernels), autocast(parameters, META):
+    with _OnGpu(kernels), autocast(parameters, META):
         yield
 
 
@@ -357,9 +364,8 @@ class Recorder(TorchDispatchMode):
             self._make_workspace("cuBLAS", self._workspace_bytes)
         result = STANDING_IN.get(func, func)(*args, **kwargs)
         if func in HIDDEN:
-            given = {
-                argument.name: value for argument, value in zip(func._schema.arguments, args, strict=False)
-            } | kwargs
+            names = (argument.name for argument in func._schema.arguments)
+            given = {**dict(zip(names, args, strict=False)), **kwargs}
             if func is GEMM_4BIT and given.get("bias") is not None:
                 self._make_workspace("cuBLASLt", LT_WORKSPACE_BYTES)
             part, hidden = HIDDEN[func]

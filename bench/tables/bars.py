@@ -22,7 +22,7 @@ FARTHEST_CAP = 2.0
 
 @dataclass(frozen=True)
 class Bar:
-    """One cell: `sizes_bytes` has those of the parts that it has; `short_bytes` is what was missing at an `oom`."""
+    """One cell: `sizes_bytes` has those of the parts that it has."""
 
     id: str
     sizes_bytes: Mapping[str, float]
@@ -30,7 +30,6 @@ class Bar:
     measured_bytes: float | None = None
     cap_bytes: float | None = None
     status: str = "ok"
-    short_bytes: float | None = None
 
     @property
     def total_bytes(self) -> float:
@@ -128,7 +127,6 @@ def _bar(row: Row, sizes_bytes: Mapping[str, float], *, of_peak: bool, is_lower_
         measured_bytes=_known(row["train_peak_allocated_bytes"]) if of_peak and row["ok_count"] else None,
         cap_bytes=_known(row["cap_bytes"]) if of_peak else None,
         status=row["status"],
-        short_bytes=_known(row["short_bytes"]),
     )
 
 

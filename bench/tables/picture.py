@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.matrix.wording import counted
 from bench.tables.bars import Bar, Bars
-from bench.tables.figures import number, sized
+from bench.tables.figures import number
 from bench.tables.palette import PALETTE
 
 if TYPE_CHECKING:
@@ -200,10 +200,7 @@ def _caption(bars: Bars, count: int) -> list[str]:
 
 
 def _end(bar: Bar, total: str) -> str:
-    if bar.status == "ok":
-        return total
-    short = f", {sized(bar.short_bytes)} short" if bar.short_bytes is not None else ""
-    return f"{total}  {bar.status}{short}"
+    return total if bar.status == "ok" else f"{total}  {bar.status}"
 
 
 def _folded(text: str) -> str:

@@ -370,7 +370,8 @@ def test_stored_bytes_and_adapters_are_all_the_tensors_of_a_model_that_trains(
     adapter_bytes = sum(weight.nbytes for weight in adapters.trainable(model))
     assert_all_adds_up(found)
     assert found["stored_bytes"] + adapter_bytes == distinct_bytes(model)
-    assert found["unquantized_bytes"] == 2 * before["unquantized_bytes"]
+    cast = 2 if asked.kbit_upcast else 1
+    assert found["unquantized_bytes"] == cast * before["unquantized_bytes"]
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
@@ -570,7 +571,7 @@ def test_what_does_not_fit_a_smaller_card_ends_as_oom_in_its_phase(given: dict[s
     assert end["measures"]["predicted_needed_bytes"] > end["measures"]["cap_bytes"]
     assert 0 < end["measures"]["cap_bytes"] < 4 * GB
     assert end["measures"][f"{phase}_peak_reserved_bytes"] <= end["measures"]["cap_bytes"]
-    assert end["peak_allocated_bytes"] > 0
+    assert end["peak_allocated_bytes"] > 0 or phase == "load"  # the first tensor may be too large already
 
 
 def test_what_torch_lacked_when_memory_ran_out_is_known() -> None:
