@@ -85,6 +85,8 @@ def plan_command(
     """Show the cells of MATRIX in the order in which they would run, and run nothing."""
     if cards and not memory:
         raise BenchError(f"--card {cards[0]} says nothing without --memory", "add --memory")
+    if trust_remote_code and not memory:
+        raise BenchError("--trust-remote-code says nothing without --memory: a plan reads no model", "add --memory")
     chosen_cards = read_cards(cards) or tuple(CARDS.values())
     chosen = _plan(matrix, select, seeds, max_cells)
     if as_json:

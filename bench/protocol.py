@@ -12,6 +12,7 @@ answers with messages, a JSON object a line, on its standard output:
 
 To predict memory without running anything, `python -m bench.cell predict` reads a `Question` and answers for each cell:
 
+* `{"kind": "predicting", "id": "nf4"}`: it is being worked on; cells that are alike follow one another.
 * `{"kind": "prediction", "id": "nf4", "measures": {...}, "note": null}`: the measures named `predicted_*`. A `note`
   says why the peak is a lower bound only.
 * `{"kind": "refusal", "id": "nf4", "message": "...", "hint": "..."}`: the model cannot be found or described.

@@ -6,6 +6,8 @@ The libraries' own code decides what is quantized and what gets adapters; nothin
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import bitsandbytes as bnb
 import torch
 from torch import nn
@@ -35,7 +37,7 @@ def build(parameters: Parameters, config: PretrainedConfig) -> PreTrainedModel:
 
 def outline(parameters: Parameters, config: PretrainedConfig) -> PreTrainedModel:
     """Return the modules of a cell's base, those of quantized layers included, with nothing quantized yet."""
-    dtype = DTYPES[parameters.load_dtype]
+    dtype, config = DTYPES[parameters.load_dtype], deepcopy(config)  # which the quantizer writes into
     # Flash attention needs its package even to be described; SDPA takes the same memory.
     attention = "eager" if parameters.attn_implementation == "eager" else "sdpa"
     with META:

@@ -42,9 +42,11 @@ def attend_causally(model: PreTrainedModel) -> None:
     if model.device.type == "cuda" and not has_flash_attention(model.device):
         return
     if model.config._attn_implementation == "sdpa":
+        padding = model.config.pad_token_id
         take_no_masks(model)
         if not _is_causal(model):
             model.set_attn_implementation("sdpa")
+            model.config.pad_token_id = padding
 
 
 def take_no_masks(model: PreTrainedModel) -> None:

@@ -37,8 +37,20 @@ def check_supported(parameters: Parameters, device: torch.device) -> None:
     """
     if device.type == "cuda" and not torch.cuda.is_available():
         raise Invalid("the cell is to run on a GPU, and torch sees none", "install torch with CUDA (pytorch.org)")
+    check_dtypes(parameters)
     dtypes = {parameters.compute_dtype, parameters.load_dtype}
-    if dtypes == {"bfloat16", "float16"} and parameters.quantized:
+    if device.type == "cuda" and "bfloat16" in dtypes and not torch.cuda.is_bf16_supported(including_emulation=False):
+        name = torch.cuda.get_device_name(device)
+        raise Invalid(f"{name} has no bfloat16 arithmetic", "set compute_dtype: float16 (and load_dtype: float16)")
+
+
+def check_dtypes(parameters: Parameters) -> None:
+    """Refuse dtypes that do not go together, whatever the device.
+
+    Raises:
+        Invalid: autocast would meet the other 16-bit dtype, or nothing would compute in float32.
+    """
+    if {parameters.compute_dtype, parameters.load_dtype} == {"bfloat16", "float16"} and parameters.quantized:
         # Quantized layers answer in the dtype they are asked in, which is the load dtype.
         raise Invalid(
             f"autocast to {parameters.compute_dtype} cannot mix with parameters in {parameters.load_dtype}",
@@ -49,6 +61,3 @@ def check_supported(parameters: Parameters, device: torch.device) -> None:
             f"float32 products cannot be had from unquantized weights in {parameters.load_dtype}",
             "set load_dtype: float32",
         )
-    if device.type == "cuda" and "bfloat16" in dtypes and not torch.cuda.is_bf16_supported(including_emulation=False):
-        name = torch.cuda.get_device_name(device)
-        raise Invalid(f"{name} has no bfloat16 arithmetic", "set compute_dtype: float16 (and load_dtype: float16)")

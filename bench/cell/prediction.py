@@ -36,7 +36,7 @@ from typing import Any
 import torch
 from transformers import PretrainedConfig
 
-from bench.cell import allocator, blueprint, sources, storage
+from bench.cell import allocator, blueprint, heads, precision, sources, storage
 from bench.cell.channel import Send
 from bench.cell.devices import has_flash_attention
 from bench.cell.encoding import SYNTHETIC_LABEL_TOKENS, rounded_up
@@ -94,12 +94,16 @@ def predict_storage(parameters: Parameters, config: PretrainedConfig) -> dict[st
     """Predict the bytes of a loaded model, and what `get_memory_footprint()` says of it.
 
     Raises:
-        Invalid: nothing is known of such a model.
+        Invalid: nothing is known of such a model, or no cell can be run with it.
     """
+    precision.check_dtypes(parameters)
+    if getattr(config, "quantization_config", None) is not None:
+        raise Invalid(f"model {parameters.model!r} is already quantized", "name the model it was quantized from")
     try:
         model = blueprint.build(parameters, config)
     except (AttributeError, ImportError, KeyError, TypeError, ValueError) as error:
         raise Invalid(f"model {parameters.model!r} cannot be described: {first_line(error)}") from error
+    heads.check_supported(model, parameters.max_length)
     return {
         "predicted_footprint_bytes": model.get_memory_footprint(),
         "predicted_stored_bytes": storage.stored(model)["stored_bytes"],
@@ -122,11 +126,16 @@ def answer(question: Question, send: Send) -> None:
     """Answer a question, a message for each cell (bench.protocol); cells that are rehearsed alike stand together."""
     cells = [(str(cell["id"]), Parameters.model_validate(dict(cell["parameters"]))) for cell in question.cells]
     for id_, parameters in sorted(cells, key=lambda cell: _what_matters(cell[1]).model_dump_json()):
+        send({"kind": "predicting", "id": id_})
         try:
             found = predict(parameters, sources.shape_config(parameters, question.trust_remote_code))
             send({"kind": "prediction", "id": id_, "measures": found.measures, "note": found.note})
         except Invalid as error:
             send({"kind": "refusal", "id": id_, "message": str(error), "hint": error.fix})
+        except Exception as error:  # an architecture's own code; the other cells are to have their answers
+            traceback.print_exc()
+            what = f"model {parameters.model!r} cannot be described: {type(error).__name__}: {first_line(error)}"
+            send({"kind": "refusal", "id": id_, "message": what, "hint": None})
 
 
 def _what_matters(parameters: Parameters) -> Parameters:
@@ -184,7 +193,7 @@ def what_suffices(
 ) -> str | None:
     """Say how far a cell is from fitting, by prediction, and which single change would do, or helps most.
 
-    None where nothing can be predicted.
+    None where nothing can be predicted, or where by prediction the cell does fit.
     """
 
     def needed(changed: Parameters, largest: Shape) -> int | None:
@@ -192,18 +201,20 @@ def what_suffices(
         return None if found.note else found.measures["predicted_needed_bytes"]
 
     whole = needed(parameters, shape)
-    if whole is None:
+    if whole is None or whole <= limit_bytes:
         return None
     said = f"by prediction the cell needs {in_words(whole)} where {in_words(limit_bytes)} can be had"
     changes = _changes(parameters, shape)
-    sizes = {words: size for words, cell, largest in changes if (size := needed(cell, largest)) is not None}
+    sizes = {
+        words: size for words, cell, largest in changes if (size := needed(cell, largest)) is not None and size < whole
+    }
     fitting = [f"{change} ({in_words(size)})" for change, size in sizes.items() if size <= limit_bytes]
     if fitting:
         return f"{said}; {'each of these suffices' if len(fitting) > 1 else 'this suffices'}: {', '.join(fitting)}"
     if sizes:
         change, size = min(sizes.items(), key=lambda item: item[1])
         return f"{said}; no single change suffices, and {change} helps most ({in_words(size)})"
-    return said
+    return f"{said}; no single change helps"
 
 
 def _changes(parameters: Parameters, shape: Shape) -> Iterator[tuple[str, Parameters, Shape]]:
@@ -213,7 +224,7 @@ def _changes(parameters: Parameters, shape: Shape) -> Iterator[tuple[str, Parame
         return parameters.model_copy(update=given), shape
 
     if not parameters.quantized:
-        yield "quant_type: nf4 with double_quant", *change(quant_type="nf4", double_quant=True)
+        yield "quant_type: nf4", *change(quant_type="nf4", double_quant=True, kbit_upcast=True)
     if parameters.four_bit and not parameters.double_quant:
         yield "double_quant: true", *change(double_quant=True)
     if parameters.kbit_upcast:
@@ -222,7 +233,7 @@ def _changes(parameters: Parameters, shape: Shape) -> Iterator[tuple[str, Parame
         yield "gradient_checkpointing: true", *change(gradient_checkpointing=True)
     if parameters.optim in ("adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_32bit"):
         yield "optim: paged_adamw_8bit", *change(optim="paged_adamw_8bit")
-    if parameters.batch_size > 1:
+    if parameters.batch_size % 2 == 0:
         size, passes = parameters.batch_size // 2, parameters.gradient_accumulation_steps * 2
         yield (
             f"batch_size: {size} with gradient_accumulation_steps: {passes}",

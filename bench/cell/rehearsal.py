@@ -131,6 +131,7 @@ def _loaded(
         blueprint.fill(model, parameters)
         blueprint.adapt(model, parameters)
     recorder.name((*model.parameters(), *model.buffers(), *storage.quantization_state(model)), "base")
+    recorder.head = model.get_output_embeddings().weight.untyped_storage()._cdata
     weights = adapters.trainable(model)
     recorder.name(weights, "adapter")
     return model, weights, recorder.cut()
@@ -265,7 +266,7 @@ class _OnGpu(TorchFunctionMode):
         return efficient
 
 
-def _dropout(values: torch.Tensor, p: float = 0.5, training: bool = True, *_: bool) -> torch.Tensor:
+def _dropout(values: torch.Tensor, p: float = 0.5, training: bool = True, **_: bool) -> torch.Tensor:
     """Drop out as CUDA does: what is kept for the backward pass is a byte an element."""
     return torch.native_dropout(values, p, training)[0] if training and p else values
 
@@ -344,7 +345,10 @@ PARTS = {
 
 
 class Recorder(TorchDispatchMode):
-    """Notes when the memory of every tensor on the meta device comes and goes."""
+    """Notes when the memory of every tensor on the meta device comes and goes.
+
+    `head` is the storage of the output head's weight, once there is one.
+    """
 
     def __init__(self, vocabulary: int = 0, workspace_bytes: int = 0) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -355,6 +359,7 @@ class Recorder(TorchDispatchMode):
         self._events: list[int] = []
         self._numbers: dict[int, int] = {}
         self._threads: set[tuple[str, bool]] = set()
+        self.head = 0
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -374,7 +379,7 @@ class Recorder(TorchDispatchMode):
             self._make_workspace("cuBLASLt", LT_WORKSPACE_BYTES)
         for tensor in tree_iter(result):
             if isinstance(tensor, torch.Tensor) and tensor.is_meta:
-                self._note(tensor, func)
+                self._note(tensor, func, args)
         return result
 
     def cut(self) -> tuple[int, ...]:
@@ -389,13 +394,18 @@ class Recorder(TorchDispatchMode):
             if number is not None:
                 self.parts[number] = part
 
-    def _note(self, tensor: torch.Tensor, func: Any) -> None:
+    def _note(self, tensor: torch.Tensor, func: Any, args: Sequence[Any]) -> None:
         memory = tensor.untyped_storage()
         key = memory._cdata
         if key not in self._numbers:
-            part = "head" if self._vocabulary in tensor.shape else PARTS.get(func, "activation")
+            part = "head" if self._is_of_the_head(tensor, func, args) else PARTS.get(func, "activation")
             self._numbers[key] = number = self._make(memory.nbytes(), part)
             weakref.finalize(memory, self._forget, key, number)
+
+    def _is_of_the_head(self, tensor: torch.Tensor, func: Any, args: Sequence[Any]) -> bool:
+        """Tell logits, and what is made of them, and the head's copy in another dtype."""
+        copied = func is aten._to_copy.default and args[0].untyped_storage()._cdata == self.head
+        return copied or tensor.shape[-1:] == (self._vocabulary,)
 
     def _forget(self, key: int, number: int) -> None:
         del self._numbers[key]

@@ -58,6 +58,10 @@ SPANS: dict[Phase, str] = {
 }
 
 
+# The phases that a prediction covers.
+PREDICTED: frozenset[Phase] = frozenset({"load", "adapt", "train"})
+
+
 @dataclass
 class Report:
     """What a cell has found out so far, and where it stands; the worker's only mutable state."""
@@ -120,7 +124,7 @@ def work(request: Request, send: Send) -> None:
     """Run one cell and send its messages; whatever happens, the last one is its end."""
     report = Report(send, torch.device("cuda", 0) if request.device == "cuda" else torch.device("cpu"))
     try:
-        report.provenance = provenance(report.device)
+        report.provenance = {**provenance(report.device), "trust_remote_code": request.trust_remote_code}
         run_cell(request, report)
         predict_cell(request, report)
         report.message("end", status="ok", message=None, hint=None, **_results(report))
@@ -153,7 +157,7 @@ def predict_cell(request: Request, report: Report, shortage: Shortage | None = N
         predicted = prediction.predict(parameters, config, shape, kernels)
         report.measures.update(predicted.measures)
         report.provenance["prediction_note"] = predicted.note
-        if shortage is None or predicted.note:
+        if shortage is None or predicted.note or report.phase not in PREDICTED:
             return None
         return prediction.what_suffices(parameters, config, shape, kernels, shortage.limit_bytes)
     except Exception as error:  # the cell's own result stands

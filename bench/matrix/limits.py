@@ -44,7 +44,8 @@ def read_cards(texts: Iterable[str]) -> tuple[Card, ...]:
     cards: dict[str, Card] = {}
     for text in texts:
         try:
-            card = card_of(text.strip())
+            plain = "".join(text.split()) if text[:1].isdecimal() else text.strip()
+            card = card_of(int(plain) if plain.isdecimal() and int(plain[:_LONGEST]) >= LEAST_BYTES else plain)
         except ValueError as error:
             raw = int(text) if text.isdecimal() and len(text) <= _LONGEST else text
             what = f"--card: {quoted(text)} is neither a card nor a size such as 20GB"
@@ -108,4 +109,4 @@ def _number_advice(value: float) -> str:
         if float(value).is_integer() and (near := cards_near(str(int(value)))):
             return f"did you mean {listing(near)}?"
         return A_SIZE
-    return ABOVE_ZERO
+    return A_SIZE if value > 0 and math.isfinite(value) else ABOVE_ZERO

@@ -58,24 +58,29 @@ def predictions(
     question = Question(
         [{"id": cell.id, "parameters": cell.parameters.model_dump(mode="json")} for cell in cells], trust_remote_code
     )
-    waiting = {cell.id: number for number, cell in enumerate(cells, start=1)}
+    waiting = {cell.id for cell in cells}
     answers: dict[str, Answer] = {}
+    current = cells[0].id
     with tempfile.TemporaryDirectory() as folder, selectors.DefaultSelector() as selector:
         environment = worker_environment(Slot("cpu"), os.environ)
         worker = LocalWorker(command or PREDICT_COMMAND, environment, Path(folder) / "worker.log", selector)
         try:
-            tell(1, cells[0].id)
+            tell(1, current)
             worker.take(question)
             while waiting:
                 ending = worker.ending()  # asked first: what it said before its death is then all there
                 for message in worker.messages():
-                    answer = _answer(message)
-                    if answer and waiting.pop(message.get("id", ""), None):
-                        answers[message["id"]] = answer
-                        if waiting:
-                            tell(len(answers) + 1, next(iter(waiting)))
+                    cell_id, answer = message.get("id", ""), _answer(message)
+                    if cell_id not in waiting:
+                        continue
+                    if message.get("kind") == "predicting":
+                        current = cell_id
+                        tell(len(answers) + 1, current)
+                    elif answer:
+                        waiting.remove(cell_id)
+                        answers[cell_id] = answer
                 if waiting and ending is not None:
-                    raise BenchError([_died(next(iter(waiting)), ending)])
+                    raise BenchError([_died(current, ending)])
                 if waiting:
                     selector.select(TICK_S)
         finally:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pandas as pd
 
 from bench.tables.figures import sized
@@ -23,19 +21,16 @@ def _rule(limit: str, runs: pd.DataFrame) -> str:
     card = _range(told["cap_bytes"] + told["context_bytes"])
     return (
         f"{allowed}, the card's {card} less the {_range(told['context_bytes'])} that CUDA took before the model; "
-        f"{' and '.join(_on_top(told))} come on top."
+        f"{_on_top(told)}."
     )
 
 
-def _on_top(runs: pd.DataFrame) -> Iterator[str]:
-    later = (runs["train_outside_torch_bytes"] - runs["context_bytes"]).max()
+def _on_top(runs: pd.DataFrame) -> str:
+    more = (runs["train_outside_torch_bytes"] - runs["context_bytes"]).max()
     managed = runs["optimizer_managed_bytes"].max()
-    yield f"what CUDA loads later{_up_to(later)}"
-    yield f"managed memory{_up_to(managed)}"
-
-
-def _up_to(most_bytes: float) -> str:
-    return f" (up to {sized(most_bytes)} here)" if most_bytes > 0 else ""
+    paged = f", {sized(managed)} of optimizer state is managed" if managed > 0 else ""
+    so_far = f" (up to {sized(more)} here{paged})" if more > 0 else ""
+    return f"what CUDA loads later and managed memory come on top{so_far}"
 
 
 def _range(sizes: pd.Series[float]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import textwrap
 import warnings
 from importlib import import_module
@@ -55,10 +56,15 @@ METADATA: dict[str, dict[str, Any]] = {
 
 def can_draw() -> bool:
     """Tell whether matplotlib is here and works; a run that has its results is not to end over a picture."""
+    # A notebook names its backend to all that it starts, where it need not be installed; a file needs none.
+    backend = os.environ.pop("MPLBACKEND", None)
     try:
         import_module("matplotlib.figure")
-    except ImportError:
+    except Exception:  # whatever a broken installation raises
         return False
+    finally:
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
     return True
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import json
 import statistics
 from collections.abc import Callable
@@ -47,7 +48,7 @@ def test_the_parts_add_up_to_the_peak_and_the_peaks_are_in_order() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("matrix", ["memory", "qwen2.5-7b-shape"])
 def test_what_h200s_measured_was_to_be_expected(matrix: str) -> None:
-    records = reference(matrix)[::4]
+    records = reference(matrix)[::7]
 
     errors = []
     for record in records:
@@ -103,6 +104,7 @@ def test_an_architecture_that_stumbles_without_data_has_exact_storage_and_a_boun
     whole = predicted(asked)
     forward = modeling_llama.LlamaModel.forward
 
+    @functools.wraps(forward)
     def looks(self: Any, *args: Any, **kwargs: Any) -> Any:
         if kwargs["input_ids"].max().item() > 5:
             raise AssertionError

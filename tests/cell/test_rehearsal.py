@@ -208,3 +208,11 @@ def test_no_memory_is_taken_for_all_this() -> None:
 
     assert not torch.is_autocast_enabled()
     assert not torch.cuda.is_initialized()
+
+
+def test_a_batch_of_as_many_tokens_as_the_vocabulary_has_is_no_head(tiny: Callable[[str], Path]) -> None:
+    def heads(shape: Shape) -> int:
+        found = rehearsed(str(tiny("llama")), shape, quant_type="nf4", compute_dtype="bfloat16")
+        return sum(size for size, part in zip(found.sizes, found.parts, strict=True) if part == "head")
+
+    assert heads(Shape(4, 128, 8)) == heads(Shape(4, 136, 8)) > 0  # 512 tokens, and 512 words

@@ -17,7 +17,7 @@ from .examples import mistakes
 @pytest.mark.parametrize(
     ("raw", "fix"),
     [
-        (0, ABOVE_ZERO), (-1, ABOVE_ZERO), (-0.0, ABOVE_ZERO), (0.5, ABOVE_ZERO), (float("inf"), ABOVE_ZERO),
+        (0, ABOVE_ZERO), (-1, ABOVE_ZERO), (-0.0, ABOVE_ZERO), (0.5, A_SIZE), (5e6, A_SIZE), (float("inf"), ABOVE_ZERO),
         (float("-inf"), ABOVE_ZERO), (float("nan"), ABOVE_ZERO), ("-4GB", ABOVE_ZERO), ("0GB", ABOVE_ZERO),
         (24, "write 24GB"), (7.5, "write 7.5GB"), (4090, "did you mean RTX 4090?"), (4095, A_SIZE),
         ("16 gigs", "write 16GB"), ("16,5GB", "write 16.5GB"), ("1,500 MB", "write 1500MB"), ("8 gib", "write 8GiB"),

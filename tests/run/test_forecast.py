@@ -17,7 +17,10 @@ START = """
 import json, os, sys, time
 question = json.load(sys.stdin)
 def answer(cell, **measures):
+    begin(cell)
     print(json.dumps(dict(kind="prediction", id=cell["id"], measures=measures, note=None)), flush=True)
+def begin(cell):
+    print(json.dumps(dict(kind="predicting", id=cell["id"])), flush=True)
 """
 EACH = "for cell in question['cells']: answer(cell, predicted_needed_bytes=cell['parameters']['lora_r'])"
 
@@ -62,8 +65,9 @@ def test_the_worker_sees_no_gpu(monkeypatch):
 
 def test_what_is_worked_on_is_told():
     told = []
-    ask("a", "b", "c", tell=lambda number, cell_id: told.append((number, cell_id)))
-    assert told == [(1, "a"), (2, "b"), (3, "c")]
+    backwards = EACH.replace("question['cells']", "reversed(question['cells'])")
+    ask("a", "b", "c", code=backwards, tell=lambda number, cell_id: told.append((number, cell_id)))
+    assert told == [(1, "a"), (1, "c"), (2, "b"), (3, "a")]  # the first before the worker says which it begins with
 
 
 def test_what_the_worker_says_beside_its_answers_is_passed_over():
@@ -81,9 +85,9 @@ def test_what_the_worker_says_beside_its_answers_is_passed_over():
 )
 def test_a_worker_that_dies_is_told_with_the_cell_and_its_last_words(ending, words):
     with pytest.raises(BenchError) as caught:
-        ask("a", "b", code=f"answer(question['cells'][0])\n{ending}")
+        ask("a", "b", "c", code=f"answer(question['cells'][0])\nbegin(question['cells'][2])\n{ending}")
     (problem,) = caught.value.problems
-    assert problem.what.startswith("the memory of b was not predicted: ")
+    assert problem.what.startswith("the memory of c was not predicted: ")
     assert words in str(problem)
     assert ("what a pity" in str(problem)) == ("pity" in ending)
 

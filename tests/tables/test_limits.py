@@ -26,8 +26,8 @@ def test_contexts_that_differ_are_a_range_and_managed_memory_has_its_size(tmp_pa
     other = {**CAP, "context_bytes": 750_000_000, "cap_bytes": 15_356_127_360, "optimizer_managed_bytes": 330_000_000}
     assert rules(tmp_path, CAP, other) == (
         "vram_limit T4: torch may hold 15.36 GB to 15.40 GB, the card's 16.11 GB less the 0.71 GB to 0.75 GB that CUDA "
-        "took before the model; what CUDA loads later (up to 0.21 GB here) and managed memory (up to 0.33 GB here) "
-        "come on top.",
+        "took before the model; what CUDA loads later and managed memory come on top (up to 0.21 GB here, 0.33 GB of "
+        "optimizer state is managed).",
     )
 
 

@@ -63,7 +63,7 @@ def test_a_lower_bound_is_marked_and_a_note_says_why(tmp_path):
 def test_under_a_limit_the_caption_states_the_rule_with_its_figures(tmp_path):
     assert (
         "vram_limit T4: torch may hold 15.40 GB, the card's 16.11 GB less the 0.71 GB that CUDA took before the model; "
-        "what CUDA loads later (up to 0.21 GB here) and managed memory come on top."
+        "what CUDA loads later and managed memory come on top (up to 0.21 GB here)."
     ) in table_of(tmp_path, memory_matrix()).caption
 
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import struct
+import subprocess
+import sys
 import xml.etree.ElementTree as ET
 
 import pytest
@@ -103,3 +105,10 @@ def test_the_user_s_own_style_of_matplotlib_changes_nothing(bars):
     picture = draw(bars, "svg")
     with mpl.rc_context({"font.size": 30, "axes.facecolor": "red", "svg.fonttype": "none"}):
         assert draw(bars, "svg") == picture
+
+
+def test_a_notebook_s_backend_that_is_not_installed_keeps_nobody_from_drawing(monkeypatch):
+    code = "from bench.tables.picture import can_draw; import os; print(can_draw(), os.environ['MPLBACKEND'])"
+    monkeypatch.setenv("MPLBACKEND", "module://not_installed.backend_inline")
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said == "True module://not_installed.backend_inline\n"
