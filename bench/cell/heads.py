@@ -42,7 +42,7 @@ def attend_causally(model: PreTrainedModel) -> None:
     if model.device.type == "cuda" and not has_flash_attention(model.device):
         return
     if model.config._attn_implementation == "sdpa":
-        padding = model.config.pad_token_id
+        padding = getattr(model.config, "pad_token_id", None)
         take_no_masks(model)
         if not _is_causal(model):
             model.set_attn_implementation("sdpa")
