@@ -24,11 +24,7 @@ SEGMENT_MULTIPLE = 2 * MIB
 
 
 class OutOfMemory(Exception):
-    """The limit does not suffice; `short_bytes` more, in one piece, would have done for this request."""
-
-    def __init__(self, short_bytes: int) -> None:
-        self.short_bytes = short_bytes
-        super().__init__(f"{short_bytes:,} bytes short")
+    """The limit does not suffice."""
 
 
 @dataclass(slots=True, eq=False)
@@ -56,6 +52,17 @@ class Allocator:
         self._requests: dict[int, int] = {}
         self._free: dict[bool, list[tuple[int, int, Block]]] = {True: [], False: []}
         self._top = 0
+
+    def take(self, event: int, sizes: Sequence[int]) -> None:
+        """Act on an event: number + 1 where an allocation is made, its negative where it is freed.
+
+        Raises:
+            OutOfMemory: the limit does not suffice.
+        """
+        if event < 0:
+            self.free(-event - 1)
+        else:
+            self.make(event - 1, sizes[event - 1])
 
     def make(self, number: int, size: int) -> None:
         """Serve request `number` of `size` bytes.
@@ -110,7 +117,7 @@ class Allocator:
         if self.limit is not None and self.reserved + whole > self.limit:
             self._release()
             if self.reserved + whole > self.limit:
-                raise OutOfMemory(self.reserved + whole - self.limit)
+                raise OutOfMemory
         self.reserved += whole
         block = Block(self._top, whole, size <= SMALL_REQUEST)
         self._top += whole
@@ -156,7 +163,7 @@ class Peak:
 
 
 def replay(events: Iterable[int], sizes: Sequence[int], limit: int | None = None) -> Peak:
-    """Run a sequence of events: number + 1 where an allocation is made, its negative where it is freed.
+    """Run a sequence of events.
 
     Raises:
         OutOfMemory: the limit does not suffice.
@@ -164,27 +171,22 @@ def replay(events: Iterable[int], sizes: Sequence[int], limit: int | None = None
     allocator = Allocator(limit)
     requested = allocated = moment = 0
     for index, event in enumerate(events):
-        if event < 0:
-            allocator.free(-event - 1)
-            continue
-        allocator.make(event - 1, sizes[event - 1])
+        allocator.take(event, sizes)
         requested = max(requested, allocator.requested)
         if allocator.allocated > allocated:
             allocated, moment = allocator.allocated, index
     return Peak(requested, allocated, allocator.reserved, moment)
 
 
-def live(events: Iterable[int], sizes: Sequence[int], moment: int) -> dict[int, int]:
-    """Return the allocations that are live after event `moment`, by number, with the bytes of their blocks."""
-    allocator = Allocator()
-    for index, event in enumerate(events):
-        if event < 0:
-            allocator.free(-event - 1)
+def live(events: Sequence[int], moment: int) -> set[int]:
+    """Return the numbers of the allocations that are live after event `moment`."""
+    alive: set[int] = set()
+    for event in events[: moment + 1]:
+        if event > 0:
+            alive.add(event - 1)
         else:
-            allocator.make(event - 1, sizes[event - 1])
-        if index == moment:
-            break
-    return {number: block.size for number, block in allocator.blocks.items()}
+            alive.discard(-event - 1)
+    return alive
 
 
 def least_limit(events: Sequence[int], sizes: Sequence[int], peak: Peak) -> int:

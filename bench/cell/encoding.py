@@ -66,6 +66,15 @@ class Labelled:
 
 
 @dataclass(frozen=True)
+class Shape:
+    """Of a batch: examples, tokens of each, and label tokens of each (for which logits exist), padding included."""
+
+    rows: int
+    length: int
+    width: int
+
+
+@dataclass(frozen=True)
 class Batch:
     """Examples padded on the right to one length; what stands behind a causal model's last real token changes nothing.
 
@@ -82,10 +91,9 @@ class Batch:
     loss_tokens: int
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """Examples, tokens of each and label tokens of each, padding included."""
+    def shape(self) -> Shape:
         rows, length = self.input_ids.shape
-        return rows, length, self.targets.shape[1]
+        return Shape(rows, length, self.targets.shape[1])
 
     def padded(self, rows: int, length: int, width: int) -> Batch:
         """Return the batch padded to `rows` examples of `length` tokens, with `width` label tokens each.

@@ -36,18 +36,18 @@ from typing import Any
 import torch
 from transformers import PretrainedConfig
 
-from bench.cell import allocator, blueprint, heads, precision, sources, storage
+from bench.cell import allocator, blueprint, heads, precision, quantize, sources, storage
 from bench.cell.channel import Send
 from bench.cell.devices import has_flash_attention
-from bench.cell.encoding import SYNTHETIC_LABEL_TOKENS, rounded_up
+from bench.cell.encoding import SYNTHETIC_LABEL_TOKENS, Shape, rounded_up
 from bench.cell.failures import Invalid, first_line, in_words
-from bench.cell.rehearsal import Kernels, Run, Shape, least, rehearse, with_optimizer
-from bench.matrix.cards import HOPPER_CAPABILITY, HOPPER_WORKSPACE_BYTES, WORKSPACE_BYTES
+from bench.cell.rehearsal import Kernels, Run, least, rehearse, with_optimizer
+from bench.matrix.cards import one_workspace_bytes
 from bench.matrix.parameters import Parameters
 from bench.protocol import PEAK_PARTS, Question
 
 # Of a card as most are, for a prediction that is not for one in particular.
-USUAL = Kernels(flash_attention=True, workspace_bytes=WORKSPACE_BYTES)
+USUAL = Kernels(flash_attention=True, workspace_bytes=one_workspace_bytes())
 
 # Parameters that change no byte, with a value to stand for all.
 INDIFFERENT: dict[str, Any] = {
@@ -97,8 +97,7 @@ def predict_storage(parameters: Parameters, config: PretrainedConfig) -> dict[st
         Invalid: nothing is known of such a model, or no cell can be run with it.
     """
     precision.check_dtypes(parameters)
-    if getattr(config, "quantization_config", None) is not None:
-        raise Invalid(f"model {parameters.model!r} is already quantized", "name the model it was quantized from")
+    quantize.check_unquantized(parameters, config)
     try:
         model = blueprint.build(parameters, config)
     except (AttributeError, ImportError, KeyError, TypeError, ValueError) as error:
@@ -118,8 +117,8 @@ def largest_shape(parameters: Parameters) -> Shape:
 
 def kernels_of(device: torch.device) -> Kernels:
     """Describe a GPU as far as it decides how much memory a step takes."""
-    large = torch.cuda.get_device_capability(device) >= HOPPER_CAPABILITY
-    return Kernels(has_flash_attention(device), HOPPER_WORKSPACE_BYTES if large else WORKSPACE_BYTES)
+    capability = torch.cuda.get_device_capability(device)
+    return Kernels(has_flash_attention(device), one_workspace_bytes(capability))
 
 
 def answer(question: Question, send: Send) -> None:
@@ -179,7 +178,7 @@ def _rehearsed(parameters: Parameters, known: _Known, shape: Shape, kernels: Ker
 
 def _parts(run: Run, peak: allocator.Peak) -> dict[str, int]:
     parts = dict.fromkeys(PEAK_PARTS, 0)
-    for number in allocator.live(run.events, run.sizes, peak.moment):
+    for number in allocator.live(run.events, peak.moment):
         parts[run.parts[number]] += run.sizes[number]
     parts["rounding"] = peak.allocated - sum(parts.values())
     return {f"predicted_peak_{part}_bytes": size for part, size in parts.items()}

@@ -14,7 +14,13 @@ import torch
 import transformers
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    BitsAndBytesConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from bench.cell import sources
 from bench.cell.failures import Invalid, first_line
@@ -33,8 +39,7 @@ def load(
     """
     dtype = DTYPES[parameters.load_dtype]
     source = sources.find(parameters, cache_dir, device, dtype, trust_remote_code)
-    if getattr(source.config, "quantization_config", None) is not None:
-        raise Invalid(f"model {parameters.model!r} is already quantized", "name the model it was quantized from")
+    check_unquantized(parameters, source.config)
     # `AutoModel` takes no state dict without a path: with random weights, the class itself is asked.
     loader: Any = AutoModelForCausalLM if source.path else type(sources.skeleton(source.config, trust_remote_code))
     # An int8 layer says at every call that it computes in float16.
@@ -66,6 +71,16 @@ def load(
         # Where a CPU has AVX512-BF16, an evaluation repacks the weights, and training after it loses the gradient.
         module.support_avx512bf16_for_cpu = False
     return model, source.tokenizer
+
+
+def check_unquantized(parameters: Parameters, config: PretrainedConfig) -> None:
+    """Refuse a model whose weights are quantized as they come.
+
+    Raises:
+        Invalid: they are.
+    """
+    if getattr(config, "quantization_config", None) is not None:
+        raise Invalid(f"model {parameters.model!r} is already quantized", "name the model it was quantized from")
 
 
 def quantization_config(parameters: Parameters) -> BitsAndBytesConfig | None:

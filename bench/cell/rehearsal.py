@@ -25,7 +25,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from bench.cell import adapters, blueprint, heads, optim, steps, storage
 from bench.cell.blueprint import META
-from bench.cell.encoding import Batch
+from bench.cell.encoding import Batch, Shape
 from bench.cell.precision import autocast
 from bench.cell.steps import Trainee
 from bench.matrix.parameters import Parameters
@@ -45,15 +45,6 @@ class Kernels:
 
     flash_attention: bool
     workspace_bytes: int
-
-
-@dataclass(frozen=True)
-class Shape:
-    """The largest batch of a run: examples, tokens of each, and label tokens of each (those that logits exist for)."""
-
-    rows: int
-    length: int
-    width: int
 
 
 @dataclass(frozen=True)
@@ -145,8 +136,9 @@ def with_optimizer(rehearsal: Rehearsal, parameters: Parameters) -> Run:
         recorder.cut()
         state = _state(parameters, weights)
         recorder.name(state, "optimizer")
-        for temporary in _temporaries(parameters, weights):
-            del temporary
+        if parameters.optim == "adamw_torch":  # unfused, it takes the roots of all second moments at a time
+            roots = [torch.empty_like(weight) for weight in weights]
+            del roots
         made = recorder.cut()
     start = len(rehearsal.sizes)
     update = [event + start if event > 0 else event - start for event in made]
@@ -188,6 +180,10 @@ def _trainee(model: PreTrainedModel, weights: list[nn.Parameter], parameters: Pa
 # The optimizer --------------------------------------------------------------------------------------------------------
 
 
+# bitsandbytes pages state of at least so many elements (Optimizer8bit.get_state_buffer).
+PAGED_FROM = 100_000
+
+
 def _state(parameters: Parameters, weights: Sequence[nn.Parameter]) -> list[torch.Tensor]:
     """Make the state that an optimizer holds in the allocator's memory; paged state lies in managed memory."""
     kind, arguments = optim.OPTIMIZERS[parameters.optim]
@@ -208,16 +204,6 @@ def _state(parameters: Parameters, weights: Sequence[nn.Parameter]) -> list[torc
         optimizer.init_state(optimizer.param_groups[0], weight, 0, number)
     found = {id(value): value for state in optimizer.state.values() for value in state.values()}
     return [value for value in found.values() if isinstance(value, torch.Tensor) and value.is_meta]
-
-
-# bitsandbytes pages state of at least so many elements (Optimizer8bit.get_state_buffer).
-PAGED_FROM = 100_000
-
-
-def _temporaries(parameters: Parameters, weights: Sequence[nn.Parameter]) -> Iterator[list[torch.Tensor]]:
-    """Make what an update takes besides: torch's unfused AdamW takes the roots of all second moments at a time."""
-    if parameters.optim == "adamw_torch":
-        yield [torch.empty_like(weight) for weight in weights]
 
 
 # Kernels --------------------------------------------------------------------------------------------------------------

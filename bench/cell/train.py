@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from bench.cell import graphs, meters, steps, storage
 from bench.cell.devices import move
-from bench.cell.encoding import Batch, Survey
+from bench.cell.encoding import Batch, Shape, Survey
 from bench.cell.failures import Diverged, Invalid
 from bench.cell.meters import Step, StepClock
 from bench.cell.optim import CAPTURABLE
@@ -43,7 +43,7 @@ class Training:
     skipped: steps that the loss scaler left out, since their float16 gradients overflowed.
     gpu_busy_share: kernel time over wall time of an eager step; None where no profiler tells.
     state: bytes of gradients and optimizer state (`storage.training_state`), when the first step had used them.
-    largest: examples, tokens and label tokens of the largest batch that ran eagerly, which decides the memory peak.
+    largest: of the batches that ran eagerly, which decides the memory peak.
     """
 
     losses: tuple[float, ...]
@@ -53,7 +53,7 @@ class Training:
     execution: Execution
     gpu_busy_share: float | None
     state: dict[str, int]
-    largest: tuple[int, int, int]
+    largest: Shape
     warnings: tuple[str, ...]
 
 
@@ -88,7 +88,7 @@ def train(
     if parameters.execution == "cuda_graph" and not on_gpu:
         raise Invalid("execution: cuda_graph needs a CUDA GPU", "use execution: auto")
 
-    shapes: set[tuple[int, int, int]] = set()
+    shapes: set[Shape] = set()
 
     def eagerly(step: Sequence[Batch]) -> torch.Tensor:
         shapes.update(batch.shape for batch in step)
@@ -141,7 +141,7 @@ def train(
         "cuda_graph" if replay else "eager",
         busy,
         state,
-        max(shapes, key=lambda shape: (shape[0] * shape[1], shape[2])),
+        max(shapes, key=lambda shape: (shape.rows * shape.length, shape.width)),
         tuple(warnings),
     )
 

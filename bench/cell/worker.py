@@ -34,11 +34,10 @@ from bench.cell import (
 )
 from bench.cell.channel import Send
 from bench.cell.devices import synchronize
-from bench.cell.encoding import TokenizedExample
+from bench.cell.encoding import Shape, TokenizedExample
 from bench.cell.failures import Diverged, Invalid, Shortage, describe, first_line
 from bench.cell.meters import time_s
 from bench.cell.ragged import Rows
-from bench.cell.rehearsal import Shape
 from bench.cell.tasks import Task, load_task
 from bench.cell.train import train
 from bench.matrix.cards import memory_bytes
@@ -295,7 +294,7 @@ def train_cell(
         replaying=lambda: report.message("replay"),
     )
     report.losses = done.losses
-    report.largest = Shape(*done.largest)
+    report.largest = done.largest
     report.provenance |= {"execution_used": done.execution, "attention_used": model.config._attn_implementation}
     report.warnings += done.warnings
     if done.skipped:

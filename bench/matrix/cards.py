@@ -113,6 +113,11 @@ def memory_bytes(limit: int | str) -> int:
 
 
 def workspace_bytes(card: Card) -> int:
-    """Return what torch's cuBLAS workspaces take on a card; those of a mere size of memory are the smaller ones."""
-    large = card.compute_capability is not None and card.compute_capability >= HOPPER_CAPABILITY
-    return WORKSPACES * (HOPPER_WORKSPACE_BYTES if large else WORKSPACE_BYTES)
+    """Return what torch's cuBLAS workspaces take on a card."""
+    return WORKSPACES * one_workspace_bytes(card.compute_capability)
+
+
+def one_workspace_bytes(compute_capability: tuple[int, int] | None = None) -> int:
+    """Return the size of one cuBLAS workspace; where the capability is not known, of the smaller one."""
+    large = compute_capability is not None and compute_capability >= HOPPER_CAPABILITY
+    return HOPPER_WORKSPACE_BYTES if large else WORKSPACE_BYTES

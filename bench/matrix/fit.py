@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from bench.matrix.cards import CONTEXT_BYTES, WORKSPACE_BYTES, WORKSPACES, Card, workspace_bytes
+from bench.matrix.cards import CONTEXT_BYTES, WORKSPACES, Card, one_workspace_bytes, workspace_bytes
 from bench.matrix.parameters import Parameters
 
 NO_BFLOAT16 = "no bfloat16"
@@ -32,9 +32,7 @@ def need_bytes(measures: Mapping[str, int], card: Card | None = None) -> int:
     capability is known, its own stand in their place.
     """
     need = measures["predicted_needed_bytes"] + CONTEXT_BYTES
-    if card is None or card.compute_capability is None:
-        return need
-    return need - WORKSPACES * WORKSPACE_BYTES + workspace_bytes(card)
+    return need if card is None else need - WORKSPACES * one_workspace_bytes() + workspace_bytes(card)
 
 
 def fit(measures: Mapping[str, int], parameters: Parameters, card: Card, *, lower_bound: bool = False) -> Fit:

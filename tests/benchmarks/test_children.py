@@ -30,7 +30,7 @@ def test_a_child_answers_with_messages_and_measures() -> None:
     ("what", "kind", "message"),
     [
         ("invalid", BenchError, "part: invalid: there is no such thing; ask for another"),
-        ("oom", BenchError, "part: oom: out of memory; the weights themselves do not fit"),
+        ("oom", BenchError, "part: oom: out of memory in phase load: the host has no more; the weights"),
         ("crashed", Crashed, "part: crashed: RuntimeError: it broke"),
         ("killed", Crashed, "part: crashed: the worker was killed by SIGKILL in phase load"),
     ],

@@ -12,9 +12,10 @@ from transformers import AutoConfig
 from transformers.models.llama import modeling_llama
 
 from bench.cell import prediction, quantize, sources, storage
+from bench.cell.encoding import Shape
 from bench.cell.failures import Invalid, in_words
 from bench.cell.prediction import answer, largest_shape, predict, what_suffices
-from bench.cell.rehearsal import Kernels, Shape
+from bench.cell.rehearsal import Kernels
 from bench.matrix.parameters import Parameters
 from bench.protocol import PEAK_PARTS, Question
 from tests.cell.examples import CPU, parameters

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from bench.cell import allocator, rehearsal, sources
-from bench.cell.rehearsal import Kernels, Rehearsal, Shape, least, rehearse, with_optimizer
+from bench.cell.encoding import Shape
+from bench.cell.rehearsal import Kernels, Rehearsal, least, rehearse, with_optimizer
 from bench.matrix.parameters import Parameters
 from bench.protocol import PEAK_PARTS
 from tests.cell.examples import parameters
@@ -40,13 +41,7 @@ def rehearsed(model: str, shape: Shape = SHAPE, kernels: Kernels = KERNELS, **gi
 
 def balance(events: tuple[int, ...]) -> set[int]:
     """Return the allocations that are made in a span and outlive it, by number."""
-    alive: set[int] = set()
-    for event in events:
-        if event > 0:
-            alive.add(event - 1)
-        else:
-            alive.discard(-event - 1)
-    return alive
+    return allocator.live(events, len(events))
 
 
 @pytest.mark.parametrize("mode", MODES)
