@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -116,11 +117,11 @@ def _left_out(count: int) -> list[str]:
     return [f"{counted(count, 'record')} of an earlier version of the matrix {verb} not shown."] if count else []
 
 
-def _frame(records: Iterable[tuple[Path, str | None, Record]]) -> pd.DataFrame:
+def _frame(records: Sequence[tuple[Path, str | None, Record]]) -> pd.DataFrame:
     rows = [_flat(*entry) for entry in records]
-    others = dict.fromkeys(name for row in rows for name in row)
-    names = dict.fromkeys(COLUMNS) | others
-    return pd.DataFrame({name: _column(name, [row.get(name) for row in rows]) for name in names})
+    names = tuple(dict.fromkeys(COLUMNS) | dict.fromkeys(name for row in rows for name in row))
+    columns = zip(*([row.get(name) for name in names] for row in rows), strict=True) if rows else [()] * len(names)
+    return pd.DataFrame({name: _column(name, values) for name, values in zip(names, columns, strict=True)})
 
 
 def _flat(folder: Path, baseline: str | None, record: Record) -> dict[str, Any]:
@@ -141,13 +142,16 @@ def _plain(value: Any) -> Any:
         value = ",".join(map(str, value))
     if isinstance(value, dict):
         value = str(value)
-    if not isinstance(value, str):
-        return value
+    return _text(value) if isinstance(value, str) else value
+
+
+@lru_cache(maxsize=10_000)  # most texts of a record stand in many
+def _text(value: str) -> str:
     # Half a surrogate pair has no UTF-8, and CSV as Python writes it would take a lone \r for the end of a row.
     return value.encode("utf-8", "replace").decode().replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _column(name: str, values: list[Any]) -> pd.Series[Any]:
+def _column(name: str, values: Sequence[Any]) -> pd.Series[Any]:
     if name in NUMBERS:
         return pd.to_numeric(pd.Series(values, dtype=object), errors="coerce").astype("float64")
     if name == "is_baseline":

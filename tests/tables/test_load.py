@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 
 import pandas as pd
@@ -169,14 +168,19 @@ def test_half_a_surrogate_pair_in_a_message_does_no_harm(tmp_path):
 
 
 @pytest.mark.slow
-def test_ten_thousand_records_load_in_under_five_seconds(tmp_path, capsys):
+def test_loading_ten_thousand_records_takes_a_few_times_as_long_as_reading_their_json(tmp_path, record_property):
     names = {measure.name: 1234.5 for measure in MEASURES}
     records = [{**record("a", measures=names), "id": f"cell-{n}", "key": f"k{n}"} for n in range(10_000)]
     folder = write_result(tmp_path / "r", records)
-    start = time.perf_counter()
-    frame = load_results(folder)
-    taken = time.perf_counter() - start
-    with capsys.disabled():
-        sys.stdout.write(f"\n10,000 records of {len(MEASURES)} measures loaded in {taken:.2f} s\n")
-    assert len(frame) == 10_000
-    assert taken < 5
+
+    def read_json():
+        return [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
+
+    def seconds(read):
+        start = time.process_time()
+        assert len(read()) == 10_000
+        return time.process_time() - start
+
+    loaded, parsed = (min(seconds(read) for _ in range(2)) for read in (lambda: load_results(folder), read_json))
+    record_property("seconds to load 10,000 records and to read their JSON", (loaded, parsed))
+    assert loaded < 15 * parsed
