@@ -67,7 +67,10 @@ def tables(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run the tests that need no GPU: nox -s tests [-- PYTEST OPTIONS]."""
     install(session, ".[dev]")
-    session.run(python(session), "-m", "pytest", "-m", "not gpu", *session.posargs)
+    several = [] if uses_own_interpreter(session) else ["-n", "logical", "--maxprocesses", "8", "--dist", "worksteal"]
+    # A process a core has no use for threads besides.
+    threads = {"OMP_NUM_THREADS": "1"} if several else {}
+    session.run(python(session), "-m", "pytest", "-m", "not gpu", *several, *session.posargs, env=threads)
 
 
 @nox.session
