@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from bench import __version__
 from bench.errors import BenchError
-from bench.matrix.cards import CARDS, Card
+from bench.matrix.cards import CARDS
 from bench.matrix.expand import MOST_CELLS, load_matrix
 from bench.matrix.limits import read_cards
 from bench.matrix.plan import Plan, describe, plan
@@ -39,6 +39,10 @@ seeds_option = click.option("--seeds", metavar="LIST", help="Seeds instead of th
 trust_option = click.option(
     "--trust-remote-code", is_flag=True, help="Let models run code of their own (auto_map). Read that code first."
 )
+data_option = click.option(
+    "--data", type=click.Path(path_type=Path), metavar="DIR",
+    help="Where tasks lie, as DIR/banking77/train.csv. Default: $QLORA_BENCH_DATA, or the hub (plan: no hub).",
+)  # fmt: skip
 max_cells_option = click.option("--max-cells", default=MOST_CELLS, show_default=True, help="Refuse larger crosses.")
 
 
@@ -57,15 +61,9 @@ def params_command(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([vars(row) for row in rows()], indent=1))
         return
-    from rich.table import Table
+    from bench.tables.parameters import show_parameters
 
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("parameter", no_wrap=True)
-    for name in ("values", "default", "meaning"):
-        table.add_column(name)
-    for row in rows():
-        table.add_row(row.name, row.type, row.default, row.about)
-    _console().print(table)
+    show_parameters(rows(), _console())
 
 
 @cli.command("plan")
@@ -76,22 +74,31 @@ def params_command(as_json: bool) -> None:
 @click.option("--memory", is_flag=True, help="Predict the memory of each cell, without a GPU, and the cards it fits.")
 @click.option("--card", "cards", multiple=True, metavar="NAME",
               help="With --memory: only this card, or a size such as 20GB; repeatable.")  # fmt: skip
+@data_option
 @trust_option
 @json_option
 def plan_command(
     matrix: Path, select: str | None, seeds: str | None, max_cells: int, memory: bool, cards: tuple[str, ...],
-    trust_remote_code: bool, as_json: bool,
+    data: Path | None, trust_remote_code: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Show the cells of MATRIX in the order in which they would run, and run nothing."""
-    if cards and not memory:
-        raise BenchError(f"--card {cards[0]} says nothing without --memory", "add --memory")
-    if trust_remote_code and not memory:
-        raise BenchError("--trust-remote-code says nothing without --memory: a plan reads no model", "add --memory")
+    """Show the cells of MATRIX in the order in which they would run, and run nothing.
+
+    With --memory: exits with 2 where nothing can be predicted of some cell, after what can be of the others.
+    """
+    given = {f"--card {' '.join(cards)}": cards, f"--data {data}": data, "--trust-remote-code": trust_remote_code}
+    if idle := [option for option, value in given.items() if value and not memory]:
+        raise BenchError(f"{idle[0]} says nothing without --memory: a plan reads no model and no task", "add --memory")
     chosen_cards = read_cards(cards) or tuple(CARDS.values())
     chosen = _plan(matrix, select, seeds, max_cells)
+    if as_json and not memory:
+        click.echo(json.dumps(describe(chosen), indent=1))
+        return
     if as_json:
-        described = _describe_memory(chosen, chosen_cards, trust_remote_code) if memory else describe(chosen)
-        click.echo(json.dumps(described, indent=1))
+        from bench.tables.forecast import forecast_json
+
+        answers = _answers(chosen, data, trust_remote_code)
+        click.echo(json.dumps(forecast_json(chosen, answers, chosen_cards), indent=1))
+        _exit_if_refused(answers)
         return
     click.echo(f"{chosen.matrix.name}: {chosen.matrix.about}")
     seeds_shown = ", ".join(map(str, chosen.seeds))
@@ -99,12 +106,17 @@ def plan_command(
         f"{counted(len(chosen.cells), 'cell')}, seed{'s' if len(chosen.seeds) > 1 else ''} {seeds_shown}: "
         f"{counted(len(chosen.jobs), 'run')}"
     )
+    if memory:
+        from bench.tables.forecast import show_forecast
+
+        console = _console()
+        answers = _answers(chosen, data, trust_remote_code, console)
+        show_forecast(chosen, answers, chosen_cards, console)
+        _exit_if_refused(answers)
+        return
     baseline = chosen.matrix.baseline
     if baseline and baseline not in {cell.id for cell in chosen.cells}:
         click.echo(f"without the baseline, {baseline}: the tables will show no changes, unless it has a result already")
-    if memory:
-        _show_memory(chosen, chosen_cards, trust_remote_code)
-        return
     for number, job in enumerate(chosen.jobs, start=1):
         baseline = "  (baseline)" if job.cell.id == chosen.matrix.baseline else ""
         click.echo(f"{number:4}  {job.cell.id}  seed {job.seed}{baseline}")
@@ -117,8 +129,7 @@ def plan_command(
 @max_cells_option
 @click.option("--results", default="results", show_default=True, type=click.Path(path_type=Path), metavar="DIR",
               help="Where results go: into DIR/<name of the matrix>, and nowhere else.")  # fmt: skip
-@click.option("--data", type=click.Path(path_type=Path), metavar="DIR",
-              help="Where tasks lie, as DIR/banking77/train.csv. Default: $QLORA_BENCH_DATA, or the hub.")  # fmt: skip
+@data_option
 @click.option("--gpus", default="all", show_default=True, metavar="LIST", help="GPUs to use: all, none (CPU), or 0,1.")
 @click.option("--fresh", is_flag=True, help="Put earlier records aside and start over.")
 @click.option("--retry", multiple=True, type=click.Choice(STATUSES), help="Run again what ended like this; repeatable.")
@@ -129,7 +140,8 @@ def run_command(
 ) -> NoReturn:  # fmt: skip
     """Run the cells of each MATRIX that have no result yet, and show the tables.
 
-    Press Ctrl-C to stop; the same command goes on where it stopped.
+    Press Ctrl-C to stop; the same command goes on where it stopped. Exits with 0 if every cell has a result, of which
+    oom and invalid are two, with 1 if one crashed, with 2 if the request is wrong, and with 130 if interrupted.
     """
     plans = [_plan(path, select, seeds, max_cells) for path in matrices]
     if repeated := [name for name, count in Counter(chosen.matrix.name for chosen in plans).items() if count > 1]:
@@ -180,20 +192,9 @@ def tables_command(result: Path, as_json: bool) -> None:
     show(result, _console())
 
 
-def _show_memory(chosen: Plan, cards: Sequence[Card], trust_remote_code: bool) -> None:
-    from bench.tables.forecast import show_forecast
-
-    console = _console()
-    show_forecast(chosen.cells, _answers(chosen, trust_remote_code, console), cards, console)
-
-
-def _describe_memory(chosen: Plan, cards: Sequence[Card], trust_remote_code: bool) -> dict[str, Any]:
-    from bench.tables.forecast import forecast_json
-
-    return forecast_json(chosen, _answers(chosen, trust_remote_code), cards)
-
-
-def _answers(chosen: Plan, trust_remote_code: bool, console: Console | None = None) -> dict[str, Answer]:
+def _answers(
+    chosen: Plan, data: Path | None, trust_remote_code: bool, console: Console | None = None
+) -> dict[str, Answer]:
     """Predict the memory of a plan's cells; on a terminal, a line tells how far it is.
 
     Raises:
@@ -209,12 +210,19 @@ def _answers(chosen: Plan, trust_remote_code: bool, console: Console | None = No
 
     try:
         with status or nullcontext():
-            answers = predictions(chosen.cells, trust_remote_code=trust_remote_code, tell=tell)
+            answers = predictions(chosen.cells, data_dir=data, trust_remote_code=trust_remote_code, tell=tell)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     if not any(isinstance(answer, Prediction) for answer in answers.values()):
-        raise BenchError(refused(answers))
+        raise BenchError(refused(answers, chosen.matrix.path))
     return answers
+
+
+def _exit_if_refused(answers: Mapping[str, Answer]) -> None:
+    from bench.run.forecast import Refusal
+
+    if any(isinstance(answer, Refusal) for answer in answers.values()):
+        sys.exit(WRONG)
 
 
 def _plan(path: Path, select: str | None, seeds: str | None, max_cells: int) -> Plan:

@@ -77,9 +77,14 @@ class Measure:
 
 @dataclass(frozen=True)
 class Question:
-    """What a worker needs to know to predict the memory of cells: for each its id and its parameters."""
+    """What a worker needs to know to predict the memory of cells: for each its id and its parameters.
+
+    `data_dir` and `cache_dir` are as a `Request` has them.
+    """
 
     cells: Sequence[Mapping[str, Any]]
+    data_dir: str | None = None
+    cache_dir: str | None = None
     trust_remote_code: bool = False
 
     def to_json(self) -> str:

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from bench.cli import cli
 from bench.errors import BenchError
-from bench.matrix.cards import CARDS
+from bench.matrix.cards import CARDS, CONTEXT_BYTES
 from bench.matrix.expand import load_matrix
 from bench.matrix.parameters import Parameters
 from bench.protocol import PEAK_PARTS
@@ -124,6 +124,19 @@ def test_params_lists_every_parameter_with_its_meaning():
     assert "kbit_upcast" in CliRunner().invoke(cli, ["params"]).output
 
 
+@pytest.mark.parametrize("width", [80, 100, 160])
+def test_params_cuts_no_value_at_any_common_width(width):
+    listed = json.loads(CliRunner().invoke(cli, ["params", "--json"]).output)
+    shown = CliRunner().invoke(cli, ["params"], env={"COLUMNS": str(width)}).output
+    assert max(map(len, shown.splitlines())) <= width
+    words = set(shown.split())
+    for row in listed:
+        assert {row["name"], *row["type"].split(), *row["default"].split()} <= words
+    text = "".join(shown.split())
+    assert "…" not in text
+    assert all("".join(row["about"].split())[:20] in text for row in listed if len(row["about"]) <= 24)
+
+
 def test_mistakes_are_told_all_at_once_and_nothing_is_written(tmp_path):
     path = tmp_path / "wrong.yaml"
     path.write_text("schema: 1\ndefaults:\n  learning_rat: 2e-4\naxes:\n  quant_type: [nf5]\n")
@@ -200,6 +213,7 @@ def test_a_plan_of_memory_shows_each_cell_and_each_card():
     assert done.exit_code == 0
     assert done.output.startswith("default: Which 4-bit settings")
     assert "19 cells, seed 0: 19 runs" in done.output
+    assert "default: predicted peak of training" in done.output
     assert "nf4-dq-bf16-all-linear" in done.output
     assert all(name in done.output for name in CARDS)
     assert "predicting" not in done.output
@@ -215,11 +229,19 @@ def test_a_plan_of_memory_is_asked_for_some_cards_only():
 
 
 @pytest.mark.usefixtures("predicts")
+def test_a_plan_of_memory_without_the_baseline_says_nothing_of_changes():
+    done = CliRunner().invoke(cli, ["plan", DEFAULT, "--memory", "-k", "nf4 and attention"])
+    assert done.exit_code == 0
+    assert "without the baseline" not in done.output
+
+
+@pytest.mark.usefixtures("predicts")
 def test_a_plan_of_memory_in_json_is_the_plan_with_a_forecast_in_each_cell():
     plain, done = (CliRunner().invoke(cli, ["plan", DEFAULT, "--json", *more]) for more in ([], ["--memory"]))
     made, stated = json.loads(done.output), json.loads(plain.output)
     assert [cell["id"] for cell in made["cells"]] == [cell["id"] for cell in stated["cells"]]
-    assert all(cell["memory"]["needed_bytes"] == 10**10 for cell in made["cells"])
+    assert all(cell["memory"]["need_bytes"] == 10**10 + made["context_bytes"] for cell in made["cells"])
+    assert not any("needed" in name for cell in made["cells"] for name in cell["memory"])
     assert all(set(cell["memory"]["fits"]) == set(CARDS) for cell in made["cells"])
     assert "memory" not in stated["cells"][0]
 
@@ -238,23 +260,29 @@ def test_no_matrix_can_allow_code(tmp_path):
     assert "trust_remote_code" in done.stderr
 
 
-def test_refusals_are_errors_only_where_nothing_was_predicted(predicts):
+def test_what_can_be_predicted_is_shown_beside_what_cannot_and_the_exit_code_tells(predicts):
     path = predicts / "m.yaml"
     path.write_text("schema: 1\ninclude: [{id: gone}, {id: gone-too, lora_r: 8}, {id: here, lora_r: 4}]\n")
     done = CliRunner().invoke(cli, ["plan", str(path), "--memory"])
-    assert done.exit_code == 0
+    assert done.exit_code == 2
     assert "not predicted: there is no such model; name another" in done.output
+    made = CliRunner().invoke(cli, ["plan", str(path), "--memory", "--json"])
+    assert made.exit_code == 2
+    assert [cell["memory"].get("hint") for cell in json.loads(made.output)["cells"]] == ["name another"] * 2 + [None]
     done = CliRunner().invoke(cli, ["plan", str(path), "--memory", "-k", "gone"])
     assert isinstance(done.exception, BenchError)
-    assert str(done.exception) == "there is no such model (gone and 1 more); name another"
+    assert str(done.exception) == f"{path}: gone and 1 more: there is no such model; name another"
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--memory", "--card", "T5"], "--card: 'T5' is neither a card nor a size such as 20GB; did you mean T4?"),
+        (["--memory", "--card", "T5"], "--card: 'T5' is neither a card nor a size such as 20GB; the cards are"),
+        (["--memory", "--card", "GTX 4090"], "--card: 'GTX 4090' is neither a card nor a size such as 20GB; did you"),
+        (["--memory", "--card", "500MB"], "--card: nothing can run in '500MB'; write more than the 0.71 GB"),
         (["--memory", "--card", "0GB"], "--card: '0GB' is neither a card nor a size such as 20GB; write a size above"),
-        (["--card", "T4"], "--card T4 says nothing without --memory; add --memory"),
+        (["--card", "T4"], "--card T4 says nothing without --memory: a plan reads no model and no task; add --memory"),
+        (["--data", "x"], "--data x says nothing without --memory"),
     ],
 )
 def test_a_wrong_card_exits_with_2(arguments, words):
@@ -289,7 +317,7 @@ def test_memory_is_predicted_without_a_gpu_and_the_parts_of_its_peak_add_up(matr
     for cell in json.loads(done.stdout)["cells"]:
         memory = cell["memory"]
         parts = [memory[f"peak_{part}_bytes"] for part in PEAK_PARTS]
-        assert sum(parts) == memory["train_peak_allocated_bytes"] <= memory["needed_bytes"]
+        assert sum(parts) == memory["train_peak_allocated_bytes"] <= memory["need_bytes"] - CONTEXT_BYTES
         assert memory["fits"]["T4"]["headroom_bytes"] > 10**9
         assert memory["note"] is None
 

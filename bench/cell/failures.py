@@ -93,8 +93,12 @@ def describe(error: BaseException, phase: Phase, shortage: Shortage | None = Non
 
 
 def first_line(error: BaseException) -> str:
-    """Return what a library says is wrong, without the advice and the lists that follow."""
-    return str(error).strip().partition("\n")[0]
+    """Return what a library says is wrong, without the advice and the lists that follow.
+
+    Where its first line only announces what is wrong, the second one follows.
+    """
+    first, _, others = str(error).strip().partition("\n")
+    return f"{first} {others.strip().partition(chr(10))[0]}" if first.endswith(":") and others else first
 
 
 def is_out_of_memory(error: BaseException) -> bool:

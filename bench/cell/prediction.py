@@ -31,12 +31,13 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PretrainedConfig
 
-from bench.cell import allocator, blueprint, heads, precision, quantize, sources, storage
+from bench.cell import allocator, blueprint, encoding, heads, precision, quantize, sources, storage, tasks
 from bench.cell.channel import Send
 from bench.cell.devices import has_flash_attention
 from bench.cell.encoding import SYNTHETIC_LABEL_TOKENS, Shape, rounded_up
@@ -44,11 +45,13 @@ from bench.cell.failures import Invalid, first_line, in_words
 from bench.cell.rehearsal import Kernels, Run, least, rehearse, with_optimizer
 from bench.matrix.cards import one_workspace_bytes
 from bench.matrix.parameters import Parameters
-from bench.protocol import PEAK_PARTS, Question
+from bench.protocol import PEAK_PARTS, Question, Request
 
 # Of a card as most are, for a prediction that is not for one in particular.
 USUAL = Kernels(flash_attention=True, workspace_bytes=one_workspace_bytes())
 
+# Parameters that decide which tokens a cell trains on.
+READ = ("model", "revision", "task", "train_examples", "max_length")
 # Parameters that change no byte, with a value to stand for all.
 INDIFFERENT: dict[str, Any] = {
     "weights": "random", "lora_alpha": 1, "use_rslora": False, "init_lora_weights": True, "optim": "sgd",
@@ -121,19 +124,58 @@ def kernels_of(device: torch.device) -> Kernels:
     return Kernels(has_flash_attention(device), one_workspace_bytes(capability))
 
 
+def expected_shape(parameters: Parameters, asked: Request | Question) -> tuple[Shape, str | None]:
+    """Return a cell's largest batch as the texts of its task make it; where those are not here, an upper bound and why.
+
+    In every order of the examples some batch has the longest one; whether it is the one with the longest label, only
+    the order tells.
+    """
+    if parameters.weights == "random":
+        return largest_shape(parameters), None
+    read = Parameters(**{name: getattr(parameters, name) for name in READ})
+    data_dir, cache_dir = sources.folders(asked)
+    try:
+        if not tasks.is_at_hand(parameters.task, data_dir):
+            raise Invalid(f"the texts of {parameters.task} are not on this machine (name their folder with --data)")
+        examples, longest, width = _extent(read, data_dir, cache_dir, asked.trust_remote_code)
+    except Invalid as error:
+        return largest_shape(parameters), f"every sequence is taken to have max_length tokens, since {error}"
+    return Shape(min(parameters.batch_size, examples), rounded_up(longest), width), None
+
+
+@lru_cache(maxsize=16)
+def _extent(
+    read: Parameters, data_dir: Path | None, cache_dir: Path | None, trust_remote_code: bool
+) -> tuple[int, int, int]:
+    """Return how many training examples a cell has, and the tokens of the longest and of the longest label."""
+    task = tasks.load_task(read.task, data_dir, read.train_examples)
+    tokenizer = sources.find_tokenizer(read, cache_dir, trust_remote_code)
+    labels = encoding.encode_labels(tokenizer, task.labels)
+    examples = encoding.encode_examples(tokenizer, task.train, task.labels, labels, read.max_length, cache_dir)
+    every = [examples[row] for row in range(len(examples))]
+    return len(every), max(map(len, every)), max(len(example.label) for example in every)
+
+
 def answer(question: Question, send: Send) -> None:
     """Answer a question, a message for each cell (bench.protocol); cells that are rehearsed alike stand together."""
     cells = [(str(cell["id"]), Parameters.model_validate(dict(cell["parameters"]))) for cell in question.cells]
     for id_, parameters in sorted(cells, key=lambda cell: _what_matters(cell[1]).model_dump_json()):
         send({"kind": "predicting", "id": id_})
         try:
-            found = predict(parameters, sources.shape_config(parameters, question.trust_remote_code))
-            send({"kind": "prediction", "id": id_, "measures": found.measures, "note": found.note})
+            config = sources.shape_config(parameters, question.trust_remote_code)
+            shape, at_most = expected_shape(parameters, question)
+            found = predict(parameters, config, shape)
+            told = {"measures": found.measures, "note": found.note, "at_most": None if found.note else at_most}
+            send({"kind": "prediction", "id": id_, **told})
         except Invalid as error:
             send({"kind": "refusal", "id": id_, "message": str(error), "hint": error.fix})
         except Exception as error:  # an architecture's own code; the other cells are to have their answers
             traceback.print_exc()
-            what = f"model {parameters.model!r} cannot be described: {type(error).__name__}: {first_line(error)}"
+            at = traceback.extract_tb(error.__traceback__)[-1]
+            what = (
+                f"model {parameters.model!r} cannot be described: {type(error).__name__}: {first_line(error)} "
+                f"(raised in {at.filename}:{at.lineno})"
+            )
             send({"kind": "refusal", "id": id_, "message": what, "hint": None})
 
 
@@ -188,26 +230,32 @@ def _parts(run: Run, peak: allocator.Peak) -> dict[str, int]:
 
 
 def what_suffices(
-    parameters: Parameters, config: PretrainedConfig, shape: Shape, kernels: Kernels, limit_bytes: int
+    parameters: Parameters,
+    config: PretrainedConfig,
+    shape: Shape,
+    kernels: Kernels,
+    limit_bytes: int,
+    context_bytes: int = 0,
 ) -> str | None:
     """Say how far a cell is from fitting, by prediction, and which single change would do, or helps most.
 
-    None where nothing can be predicted, or where by prediction the cell does fit.
+    `limit_bytes` is for torch's allocator; `context_bytes`, which CUDA takes besides, is part of every size that is
+    told. None where nothing can be predicted, or where by prediction the cell does fit.
     """
 
     def needed(changed: Parameters, largest: Shape) -> int | None:
         found = predict(changed, config, largest, kernels)
-        return None if found.note else found.measures["predicted_needed_bytes"]
+        return None if found.note else found.measures["predicted_needed_bytes"] + context_bytes
 
-    whole = needed(parameters, shape)
-    if whole is None or whole <= limit_bytes:
+    whole, card_bytes = needed(parameters, shape), limit_bytes + context_bytes
+    if whole is None or whole <= card_bytes:
         return None
-    said = f"by prediction the cell needs {in_words(whole)} where {in_words(limit_bytes)} can be had"
+    said = f"by prediction the cell needs {in_words(whole)} where {in_words(card_bytes)} can be had"
     changes = _changes(parameters, shape)
     sizes = {
         words: size for words, cell, largest in changes if (size := needed(cell, largest)) is not None and size < whole
     }
-    fitting = [f"{change} ({in_words(size)})" for change, size in sizes.items() if size <= limit_bytes]
+    fitting = [f"{change} ({in_words(size)})" for change, size in sizes.items() if size <= card_bytes]
     if fitting:
         return f"{said}; {'each of these suffices' if len(fitting) > 1 else 'this suffices'}: {', '.join(fitting)}"
     if sizes:

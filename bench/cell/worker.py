@@ -152,13 +152,14 @@ def predict_cell(request: Request, report: Report, shortage: Shortage | None = N
             report.measures.update(prediction.predict_storage(parameters, config))
             return None
         kernels = prediction.kernels_of(report.device)
-        shape = report.largest or prediction.largest_shape(parameters)
+        shape = report.largest or prediction.expected_shape(parameters, request)[0]
         predicted = prediction.predict(parameters, config, shape, kernels)
         report.measures.update(predicted.measures)
         report.provenance["prediction_note"] = predicted.note
         if shortage is None or predicted.note or report.phase not in PREDICTED:
             return None
-        return prediction.what_suffices(parameters, config, shape, kernels, shortage.limit_bytes)
+        context_bytes = int(report.measures.get("context_bytes") or 0)
+        return prediction.what_suffices(parameters, config, shape, kernels, shortage.limit_bytes, context_bytes)
     except Exception as error:  # the cell's own result stands
         traceback.print_exc(file=sys.stderr)
         report.warnings.append(f"no prediction of memory: {type(error).__name__}: {first_line(error)}")
@@ -183,8 +184,8 @@ def run_cell(request: Request, report: Report) -> None:
     context_bytes = measures["context_bytes"] = meters.context_bytes(device)
     if parameters.vram_limit is not None:
         measures["cap_bytes"] = cap(parameters.vram_limit, context_bytes, device)
-    data_dir, shared_dir = (Path(folder) if folder else None for folder in (request.data_dir, request.shared_dir))
-    cache_dir = Path(request.cache_dir) if request.cache_dir else sources.default_cache_dir()
+    data_dir, cache_dir = sources.folders(request)
+    shared_dir = Path(request.shared_dir) if request.shared_dir else None
     sources.prepare(parameters, cache_dir)
     task = None
     if parameters.weights == "pretrained":

@@ -16,7 +16,7 @@ WORKSPACES = 2
 WORKSPACE_BYTES = (4096 * 2 + 16 * 8) * 1024
 HOPPER_WORKSPACE_BYTES = 32 * 2**20
 
-BFLOAT16_CAPABILITY = (8, 0)
+AMPERE_CAPABILITY = (8, 0)
 HOPPER_CAPABILITY = (9, 0)
 
 
@@ -31,7 +31,16 @@ class Card:
     @property
     def has_bfloat16(self) -> bool:
         """Tell whether the card computes in bfloat16 (a mere size of memory is taken to)."""
-        return self.compute_capability is None or self.compute_capability >= BFLOAT16_CAPABILITY
+        return self._is_ampere
+
+    @property
+    def has_flash_attention_2(self) -> bool:
+        """Tell whether FlashAttention 2 runs on the card (on a mere size of memory it is taken to)."""
+        return self._is_ampere
+
+    @property
+    def _is_ampere(self) -> bool:
+        return self.compute_capability is None or self.compute_capability >= AMPERE_CAPABILITY
 
 
 # Total memory in MiB, as NVML and nvidia-smi report it on the card (so with ECC's share already gone where it is on).
@@ -39,23 +48,41 @@ CARDS: dict[str, Card] = {
     name: Card(name, mib * 2**20, capability)
     for name, mib, capability in (
         ("GTX 1080 Ti", 11264, (6, 1)),
+        ("GTX 1650", 4096, (7, 5)),
+        ("RTX 2060", 6144, (7, 5)),
+        ("RTX 2070", 8192, (7, 5)),
+        ("RTX 2080", 8192, (7, 5)),
         ("RTX 2080 Ti", 11264, (7, 5)),
+        ("RTX 3050", 8192, (8, 6)),
+        ("RTX 3050 6GB", 6144, (8, 6)),
         ("RTX 3060", 12288, (8, 6)),
+        ("RTX 3060 Ti", 8192, (8, 6)),
+        ("RTX 3070", 8192, (8, 6)),
         ("RTX 3080", 10240, (8, 6)),
+        ("RTX 3080 Ti", 12288, (8, 6)),
         ("RTX 3090", 24576, (8, 6)),
+        ("RTX 3090 Ti", 24564, (8, 6)),
+        ("RTX 4060", 8188, (8, 9)),
+        ("RTX 4060 Ti", 8188, (8, 9)),
         ("RTX 4060 Ti 16GB", 16380, (8, 9)),
         ("RTX 4070", 12282, (8, 9)),
         ("RTX 4070 Ti SUPER", 16376, (8, 9)),
         ("RTX 4080", 16376, (8, 9)),
+        ("RTX 4080 SUPER", 16376, (8, 9)),
         ("RTX 4090", 24564, (8, 9)),
+        ("RTX 5060 Ti 16GB", 16311, (12, 0)),
+        ("RTX 5070", 12227, (12, 0)),
+        ("RTX 5070 Ti", 16303, (12, 0)),
         ("RTX 5080", 16303, (12, 0)),
         ("RTX 5090", 32607, (12, 0)),
         ("T4", 15360, (7, 5)),
         ("P100", 16384, (6, 0)),
         ("V100-16GB", 16384, (7, 0)),
         ("V100-32GB", 32768, (7, 0)),
+        ("A10", 23028, (8, 6)),
         ("A10G", 23028, (8, 6)),
         ("A30", 24576, (8, 0)),
+        ("A40", 46068, (8, 6)),
         ("L4", 23034, (8, 9)),
         ("L40", 46068, (8, 9)),
         ("L40S", 46068, (8, 9)),
@@ -75,12 +102,54 @@ CARDS: dict[str, Card] = {
 }
 
 UNIT_BYTES = {"B": 1, "MB": 10**6, "GB": 10**9, "MiB": 2**20, "GiB": 2**30}
-_SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*(" + "|".join(UNIT_BYTES) + ")")
+_UNITS = {unit.lower(): unit for unit in UNIT_BYTES}
+_SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*(" + "|".join(UNIT_BYTES) + ")", re.ASCII | re.IGNORECASE)
+# What the maker and nvidia-smi put around a card's name, as in `NVIDIA A100-SXM4-40GB`.
+_MAKERS = re.compile(r"nvidia|geforce|tesla|quadro|generation|sxm[0-9]?|pcie")
+_BETWEEN = re.compile(r"[\s_-]")
+_SERIES = re.compile(r"^rtx(?=[a-z])")  # the workstation cards have a letter of their own: RTX A6000
+
+
+def bare_name(text: str) -> str:
+    """Write a card's name without what may differ between spellings: `NVIDIA GeForce RTX 4090` as `rtx4090`."""
+    return _SERIES.sub("", _BETWEEN.sub("", without_maker(text)))
+
+
+def without_maker(text: str) -> str:
+    return _MAKERS.sub("", text.lower())
+
+
+_NAMES = {bare_name(name): name for name in CARDS}
 
 
 def card_named(text: str) -> str | None:
-    """Find the name of a card as `CARDS` spells it, whatever the case of `text`."""
-    return {name.lower(): name for name in CARDS}.get(text.strip().lower())
+    """Find the name of a card as `CARDS` spells it, whatever the case, spaces, hyphens and maker's words of `text`."""
+    return _NAMES.get(bare_name(text))
+
+
+def size_named(text: str) -> str | None:
+    """Write a size as `14.5GiB`, whatever the spaces and case of `text`; None where it is none.
+
+    `Gb` and its like, which are bits elsewhere, are none.
+    """
+    found = _size(text)
+    return "".join(found) if found else None
+
+
+def size_bytes(text: str) -> int | None:
+    """Turn a size such as `16GB` into bytes; None where `text` is none."""
+    found = _size(text)
+    return round(float(found[0]) * UNIT_BYTES[found[1]]) if found else None
+
+
+def canonical(limit: int | str) -> int | str:
+    """Write a `vram_limit` in the one way that ids and keys know it by.
+
+    Raises:
+        ValueError: as `memory_bytes`.
+    """
+    memory_bytes(limit)
+    return limit if isinstance(limit, int) else card_named(limit) or size_named(limit) or limit
 
 
 def card_of(limit: int | str) -> Card:
@@ -89,8 +158,8 @@ def card_of(limit: int | str) -> Card:
     Raises:
         ValueError: as `memory_bytes`.
     """
-    name = card_named(limit) if isinstance(limit, str) else None
-    return CARDS[name] if name else Card(str(limit), memory_bytes(limit))
+    name = str(canonical(limit))
+    return CARDS.get(name) or Card(name, memory_bytes(limit))
 
 
 def memory_bytes(limit: int | str) -> int:
@@ -103,8 +172,8 @@ def memory_bytes(limit: int | str) -> int:
         size = limit
     elif card := card_named(limit):
         size = CARDS[card].memory_bytes
-    elif match := _SIZE.fullmatch(limit.strip()):
-        size = round(float(match[1]) * UNIT_BYTES[match[2]])
+    elif (found := size_bytes(limit)) is not None:
+        size = found
     else:
         raise ValueError(f"{limit!r} is neither a size such as 16GB or 14.5GiB nor a known card")
     if size <= 0:
@@ -121,3 +190,12 @@ def one_workspace_bytes(compute_capability: tuple[int, int] | None = None) -> in
     """Return the size of one cuBLAS workspace; where the capability is not known, of the smaller one."""
     large = compute_capability is not None and compute_capability >= HOPPER_CAPABILITY
     return HOPPER_WORKSPACE_BYTES if large else WORKSPACE_BYTES
+
+
+def _size(text: str) -> tuple[str, str] | None:
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        return None
+    number, unit = match.groups()
+    is_bits = unit.endswith("b") and (unit == "b" or not unit.islower())
+    return None if is_bits else (number, _UNITS[unit.lower()])

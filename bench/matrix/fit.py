@@ -9,6 +9,7 @@ from bench.matrix.cards import CONTEXT_BYTES, WORKSPACES, Card, one_workspace_by
 from bench.matrix.parameters import Parameters
 
 NO_BFLOAT16 = "no bfloat16"
+NO_FLASH_ATTENTION_2 = "no FlashAttention 2"
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,19 @@ def need_bytes(measures: Mapping[str, int], card: Card | None = None) -> int:
 
 
 def fit(measures: Mapping[str, int], parameters: Parameters, card: Card, *, lower_bound: bool = False) -> Fit:
-    """Tell whether a cell fits a card: its need is at most the card's memory, and the card has the dtypes it asks for.
+    """Tell whether a cell fits a card: its need is at most the card's memory, and the card runs what it asks for.
 
     `lower_bound` says that the predicted need is one.
     """
     headroom = card.memory_bytes - need_bytes(measures, card)
-    lacking = not card.has_bfloat16 and "bfloat16" in (parameters.compute_dtype, parameters.load_dtype)
-    reason = NO_BFLOAT16 if lacking else None
-    fits = False if lacking or headroom < 0 else None if lower_bound else True
+    reason = _reason(parameters, card)
+    fits = False if reason or headroom < 0 else None if lower_bound else True
     return Fit(fits, None if lower_bound else headroom, reason)
+
+
+def _reason(parameters: Parameters, card: Card) -> str | None:
+    if not card.has_bfloat16 and "bfloat16" in (parameters.compute_dtype, parameters.load_dtype):
+        return NO_BFLOAT16
+    if not card.has_flash_attention_2 and parameters.attn_implementation == "flash_attention_2":
+        return NO_FLASH_ATTENTION_2
+    return None

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
 
-from bench.matrix.cards import CARDS, card_named, memory_bytes
+from bench.matrix.cards import card_named, size_bytes, size_named
 from bench.matrix.limits import LEAST_BYTES
 from bench.matrix.parameters import Parameters
 
@@ -98,13 +98,7 @@ def _read_names(value: Any) -> Any:
 
 
 def _read_size(value: Any) -> Any:
-    if not _is_text(value) or card_named(value):
-        return REFUSED
-    try:
-        memory_bytes(value)
-    except ValueError:
-        return REFUSED
-    return value.replace(" ", "")
+    return size_named(value) if _is_text(value) and (size_bytes(value) or 0) >= LEAST_BYTES else REFUSED
 
 
 def _read_bytes(value: Any) -> Any:
@@ -121,8 +115,8 @@ NONE = Kind("none", "none", lambda value: None if value in (None, "none") else R
 TEXT = Kind("text", "text", _only_if(_is_text))
 NAMES = Kind("a list of module names", "[module names]", _read_names)
 SIZE = Kind("a size such as 16GB", "16GB | 14.5GiB", _read_size)
-CARD = Kind("a card such as T4", "card", _read_card, tuple(CARDS))
-BYTES = Kind("a million bytes or more", "bytes", _read_bytes)
+CARD = Kind("a card such as T4", "card", _read_card)
+BYTES = Kind(f"{LEAST_BYTES // 10**6} million bytes or more", "bytes", _read_bytes)
 
 
 def _kinds(annotation: Any, bounds: Bounds = ()) -> tuple[Kind, ...]:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Iterable
 from typing import Any
 
 from bench.errors import BenchError
-from bench.matrix.cards import CARDS, Card, card_of
+from bench.matrix.cards import CARDS, CONTEXT_BYTES, Card, bare_name, card_of, size_bytes, without_maker
 from bench.matrix.wording import listing, quoted, short_float
+
+# A limit at or below what CUDA itself takes leaves torch nothing; this is that, rounded up to a million bytes.
+LEAST_BYTES = (CONTEXT_BYTES // 10**6 + 1) * 10**6
+# A bare number is bytes. Less than this is no card's memory, so that gigabytes or a card were meant.
+FEWEST_BYTES = 10**6
+MOST_GB = 1000
 
 ABOVE_ZERO = "write a size above zero, such as 16GB"
 A_SIZE = "write a size such as 16GB or 14.5GiB"
-
-# A bare number is bytes. Less than this is no card's memory, so that gigabytes or a card were meant.
-LEAST_BYTES = 10**6
-MOST_GB = 1000
+ABOVE_CONTEXT = f"write more than the {CONTEXT_BYTES / 1e9:.2f} GB that CUDA takes before a model, such as 8GB"
+ITS_MEMORY = "write its memory, such as 8GB"
 
 _SPELLINGS = {
     "MB": ("m", "mb", "meg", "megs", "megabyte", "megabytes"),
@@ -25,31 +28,33 @@ _SPELLINGS = {
     "MiB": ("mi", "mib", "mebibyte", "mebibytes"),
     "GiB": ("gi", "gib", "gibibyte", "gibibytes"),
 }
-_UNITS = {spelling: unit for unit, spellings in _SPELLINGS.items() for spelling in spellings}
+_WORDS = {spelling: unit for unit, spellings in _SPELLINGS.items() for spelling in spellings}
 _SIZE_LIKE = re.compile(r"([-+]?[0-9]{1,15}(?:[.,][0-9]{1,9})?)\s*([A-Za-z]+)")
 _THOUSANDS = re.compile(r"(?<=[0-9])[,_](?=[0-9]{3}(?![0-9]))")
-_MAKERS = re.compile(r"nvidia|geforce|tesla|quadro|rtx|gtx|[^a-z0-9]")
+# What makes a model of a card: its letters, its number, and Ti or SUPER; and the size that some are sold in.
+_MODEL = re.compile(r"([a-z]*)[\s_-]*([0-9]+)[\s_-]*((?:ti)?[\s_-]*(?:super)?)(?:.*?(?<![0-9.])([0-9]{1,4})\s*gi?b)?")
+_CONSUMER = ("rtx", "gtx")
 
-_LONGEST = 40  # no card's name is longer
-_SHORT = 3  # of so few characters, half are enough to tell which card was meant
-_MOST_NEAR = 4
+_LONGEST = 60  # no card's name is longer, however its maker writes it
 
 
 def read_cards(texts: Iterable[str]) -> tuple[Card, ...]:
     """Read what stands behind `--card`: names of cards, or sizes such as 20GB; each once.
 
     Raises:
-        BenchError: one is neither.
+        BenchError: one is neither, or is less than CUDA itself takes.
     """
     cards: dict[str, Card] = {}
     for text in texts:
         try:
             plain = "".join(text.split()) if text[:1].isdecimal() else text.strip()
-            card = card_of(int(plain) if plain.isdecimal() and int(plain[:_LONGEST]) >= LEAST_BYTES else plain)
+            card = card_of(int(plain) if plain.isdecimal() and int(plain[:_LONGEST]) >= FEWEST_BYTES else plain)
         except ValueError as error:
             raw = int(text) if text.isdecimal() and len(text) <= _LONGEST else text
             what = f"--card: {quoted(text)} is neither a card nor a size such as 20GB"
             raise BenchError(what, advice(raw) or known_cards()) from error
+        if card.memory_bytes < LEAST_BYTES:
+            raise BenchError(f"--card: nothing can run in {quoted(text)}", ABOVE_CONTEXT)
         cards[card.name] = card
     return tuple(cards.values())
 
@@ -64,49 +69,61 @@ def advice(raw: Any) -> str | None:
 
 
 def known_cards() -> str:
-    return f"the cards are {listing(tuple(CARDS), 'and')}"
+    return f"the cards are {listing(tuple(CARDS), 'and')}; or {ITS_MEMORY}"
 
 
 def cards_near(text: str) -> list[str]:
-    """Find the cards that `text` may mean: the same but for the maker's words, longer or shorter, or misspelt."""
-    names = {_bare(name): name for name in CARDS}
-    bare = _bare(text[:_LONGEST])
-    if bare in names or not bare:
-        return [names[bare]] if bare else []
-    longer = [name for known, name in names.items() if known.startswith(bare)]
-    shorter = [known for known in names if bare.startswith(known)]
-    if found := longer or [names[max(shorter, key=len)]] if shorter or longer else []:
-        return found if len(found) <= _MOST_NEAR else []
-    if bare[0].isdecimal():
-        return []
-    near = difflib.get_close_matches(bare, names, n=1, cutoff=0.5 if len(bare) <= _SHORT else 0.6)
-    return [names[known] for known in near]
+    """Find the cards that `text` may mean: the same model, with more or less said of it, or with its series misspelt.
+
+    A card of another number or size, or a Ti or SUPER where `text` has none, is another card and never meant.
+    """
+    letters, number, size_gb = _model(text[:_LONGEST])
+    models = {name: _model(name) for name in CARDS}
+    same = [
+        name
+        for name, (_, known, _) in models.items()
+        if known == number and size_gb in (None, round(CARDS[name].memory_bytes / 2**30))
+    ]
+    exact = [name for name in same if models[name][0] == letters]
+    # One letter is a series of its own: the P4000 is no RTX 4000.
+    alike = [name for name in same if models[name][0] in _CONSUMER and len(letters) != 1]
+    bare = bare_name(text[:_LONGEST])
+    begun = [name for name in exact if bare.startswith(bare_name(name))]
+    return [max(begun, key=len)] if begun else exact or alike
 
 
-def _bare(name: str) -> str:
-    return _MAKERS.sub("", name.lower())
+def _model(name: str) -> tuple[str, str, int | None]:
+    """Return the letters of a model, its number with Ti or SUPER, and the GB that stand behind it."""
+    match = _MODEL.search(without_maker(name))
+    if match is None:
+        return "", "", None
+    letters, number, suffix, size_gb = match.groups()
+    return letters, number + re.sub(r"[\s_-]", "", suffix), int(size_gb) if size_gb else None
 
 
 def _size_advice(text: str) -> str | None:
     match = _SIZE_LIKE.fullmatch(_THOUSANDS.sub("", text.strip()))
-    unit = _UNITS.get(match[2].lower()) if match else None
+    unit = _WORDS.get(match[2].lower()) if match else None
     if match is None or unit is None:
-        return None
+        return ABOVE_CONTEXT if size_bytes(text) else None
     size = float(match[1].replace(",", "."))
-    return f"write {short_float(size)}{unit}" if size > 0 and "e" not in short_float(size) else ABOVE_ZERO
+    written = f"{short_float(size)}{unit}"
+    if size <= 0 or not (least := size_bytes(written)):
+        return ABOVE_ZERO
+    return f"write {written}" if least >= LEAST_BYTES else ABOVE_CONTEXT
 
 
 def _card_advice(text: str) -> str | None:
     if near := cards_near(text):
-        return f"did you mean {listing(near)}?"
+        return f"did you mean {listing(near)}? Or {ITS_MEMORY}"
     return A_SIZE if text.strip()[:1].isdecimal() else None
 
 
 def _number_advice(value: float) -> str:
-    if math.isfinite(value) and 1 <= value < LEAST_BYTES:
+    if math.isfinite(value) and 1 <= value < FEWEST_BYTES:
         if value <= MOST_GB:
             return f"write {value:g}GB"
-        if float(value).is_integer() and (near := cards_near(str(int(value)))):
-            return f"did you mean {listing(near)}?"
-        return A_SIZE
+        return (_card_advice(str(int(value))) if float(value).is_integer() else None) or A_SIZE
+    if FEWEST_BYTES <= value < LEAST_BYTES:
+        return ABOVE_CONTEXT
     return A_SIZE if value > 0 and math.isfinite(value) else ABOVE_ZERO

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from bench.matrix.cards import memory_bytes
+from bench.matrix.cards import canonical
 from bench.matrix.models import PACKAGED_MODEL, SHAPES
 
 FOUR_BIT = ("nf4", "fp4")
@@ -107,9 +107,7 @@ class Parameters(BaseModel):
     @field_validator("vram_limit")
     @classmethod
     def _check_limit(cls, value: int | str | None) -> int | str | None:
-        if value is not None:
-            memory_bytes(value)
-        return value
+        return None if value is None else canonical(value)
 
     @property
     def quantized(self) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.errors import BenchError, Problem
+from bench.errors import BenchError, Location, Problem
 from bench.matrix.expand import Cell
 from bench.protocol import Question
 from bench.run.executor import Ending, Message
@@ -23,10 +23,14 @@ TICK_S = 0.2  # how late the end of a worker that said nothing may be noticed
 
 @dataclass(frozen=True)
 class Prediction:
-    """The measures named `predicted_*` of one cell. `note` says why its peak is a lower bound only."""
+    """The measures named `predicted_*` of one cell.
+
+    `note` says why its peak is a lower bound only, and `at_most` why it is an upper one.
+    """
 
     measures: Mapping[str, int]
     note: str | None = None
+    at_most: str | None = None
 
 
 @dataclass(frozen=True)
@@ -43,12 +47,14 @@ Answer = Prediction | Refusal
 def predictions(
     cells: Sequence[Cell],
     *,
+    data_dir: Path | None = None,
     trust_remote_code: bool = False,
     tell: Callable[[int, str], None] = lambda number, cell_id: None,
     command: Sequence[str] | None = None,
 ) -> dict[str, Answer]:
     """Predict the memory of cells in one worker process; return an answer for each id, in the order of the cells.
 
+    `data_dir` is where the texts of tasks lie, by which a cell's largest batch is known (bench.cell.tasks.load_task).
     `tell` is called with the number, from 1, and the id of the cell that is worked on. `command` replaces
     `PREDICT_COMMAND` in tests. Whatever ends the call, Ctrl-C included, ends the worker.
 
@@ -56,7 +62,9 @@ def predictions(
         BenchError: the worker ended before it had answered for every cell; its last words are in it.
     """
     question = Question(
-        [{"id": cell.id, "parameters": cell.parameters.model_dump(mode="json")} for cell in cells], trust_remote_code
+        [{"id": cell.id, "parameters": cell.parameters.model_dump(mode="json")} for cell in cells],
+        str(data_dir.absolute()) if data_dir else None,
+        trust_remote_code=trust_remote_code,
     )
     waiting = {cell.id for cell in cells}
     answers: dict[str, Answer] = {}
@@ -88,13 +96,14 @@ def predictions(
     return {cell.id: answers[cell.id] for cell in cells}
 
 
-def refused(answers: Mapping[str, Answer]) -> list[Problem]:
-    """Return why cells were refused, each reason once, with the cells that it holds for."""
+def refused(answers: Mapping[str, Answer], matrix: Path) -> list[Problem]:
+    """Return why cells of a matrix were refused, each reason once, with the cells that it holds for."""
     ids: dict[Refusal, list[str]] = {}
     for cell_id, answer in answers.items():
         if isinstance(answer, Refusal):
             ids.setdefault(answer, []).append(cell_id)
-    return [Problem(f"{reason.message} ({_some(found)})", reason.hint) for reason, found in ids.items()]
+    where = Location(str(matrix))
+    return [Problem(f"{_some(found)}: {reason.message}", reason.hint, where) for reason, found in ids.items()]
 
 
 def _some(ids: Sequence[str]) -> str:
@@ -104,7 +113,7 @@ def _some(ids: Sequence[str]) -> str:
 def _answer(message: Message) -> Answer | None:
     match message.get("kind"):
         case "prediction":
-            return Prediction(message.get("measures") or {}, message.get("note"))
+            return Prediction(message.get("measures") or {}, message.get("note"), message.get("at_most"))
         case "refusal":
             return Refusal(str(message.get("message")).removesuffix("."), message.get("hint"))
     return None

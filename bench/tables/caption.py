@@ -40,8 +40,10 @@ def warnings_of(frame: pd.DataFrame) -> tuple[str, ...]:
 
 
 def _runs(frame: pd.DataFrame) -> str:
-    cells = counted(len(frame.drop_duplicates(["id", "key"])), "cell")
-    seeds = counted(frame["seed"].nunique(), "seed")
+    per_cell = frame.groupby(["id", "key"])["seed"].nunique()
+    cells = counted(len(per_cell), "cell")
+    fewest, most = per_cell.min(), per_cell.max()
+    seeds = f"{fewest} to {counted(most, 'seed')}" if fewest < most else counted(most, "seed")
     examples = [int(float(count)) for count in distinct(frame, "eval_examples_count")]
     scored = f", {listing([f'{count:,}' for count in sorted(examples)])} examples scored" if examples else ""
     return f"{frame['matrix'].iloc[0]}: {cells}, n = {seeds}{scored}."

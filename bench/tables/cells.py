@@ -60,7 +60,7 @@ def cells_table(frame: pd.DataFrame) -> Table:
     ]  # fmt: skip
     return Table(
         name="cells",
-        title=f"Cells of {frame['matrix'].iloc[0]}",
+        title=f"{frame['matrix'].iloc[0]}: results by cell",
         columns=informative(_columns(frame, rows, chosen(cells, settings)), rows),
         rows=rows,
         caption=conditions(frame),

@@ -7,6 +7,12 @@ import pandas as pd
 from bench.tables.figures import sized
 
 
+def short_of_need(rows: pd.DataFrame) -> pd.Series[float]:
+    """Return the bytes that the allocator's cap lacks of the predicted need; NaN where it lacks nothing, or is none."""
+    short = rows["predicted_needed_bytes"] - rows["cap_bytes"]
+    return short.where(short > 0)
+
+
 def limit_rules(frame: pd.DataFrame) -> tuple[str, ...]:
     """Say for each `vram_limit` of a result what its runs were allowed, and what the limit does not hold back."""
     capped = frame[frame["vram_limit"].notna() & frame["cap_bytes"].notna()]

@@ -46,8 +46,10 @@ NUMBERS = frozenset(MEASURE_NAMES) | {"wall_s", "last_peak_allocated_bytes", "gp
 def load_results(path: str | os.PathLike[str]) -> pd.DataFrame:
     """Read a result folder, a file of records, or every result below a folder, into a tidy DataFrame.
 
-    A row is the last attempt at one cell with one seed; rows stand in the order in which their cells first appeared.
+    A row is the last attempt at one cell with one seed. Rows stand in the order of the plan, whatever the order in
+    which the runs ended: the baseline, then the other cells as the matrix has them, a cell's seeds by their number.
     Cells that the matrix had in an earlier version only are left out, and an id is what the matrix calls its cell now.
+    Of a result without a plan every cell is there, in the order in which they first appeared.
     Columns: `matrix, id, key, seed, attempt, status, phase, message, hint, is_baseline`, every parameter, every measure
     of `bench.protocol.MEASURES` (float64, NaN where there is none, units in the names), when and where it ran, the
     environment, and `result`, the folder. Sentences on records that were left out, or could not be read, are in
@@ -109,7 +111,10 @@ def _last_attempts(records: Iterable[Record]) -> list[Record]:
 
 
 def _as_planned(records: Iterable[Record], planned: Planned) -> list[Record]:
-    return [replace(record, id=planned.ids[record.key]) for record in records if record.key in planned.ids]
+    in_order = sorted(planned.ids.items(), key=lambda cell: cell[1] != planned.baseline)
+    place = {key: number for number, (key, _) in enumerate(in_order)}
+    known = [replace(record, id=planned.ids[record.key]) for record in records if record.key in place]
+    return sorted(known, key=lambda record: (place[record.key], record.seed))
 
 
 def _left_out(count: int) -> list[str]:

@@ -7,14 +7,15 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from bench.matrix.cards import CONTEXT_BYTES
 from bench.protocol import PEAK_PARTS, PLACES
 from bench.tables.caption import conditions, warnings_of
 from bench.tables.cells import id_text
-from bench.tables.figures import Unit, listed, number_column, signed, unit_for
-from bench.tables.limits import limit_rules
-from bench.tables.parts import place
+from bench.tables.figures import Unit, listed, number, number_column, signed, sized, unit_for
+from bench.tables.limits import limit_rules, short_of_need
+from bench.tables.parts import LIVE_AT_PEAK, place
 from bench.tables.pool import CELL, on_cpu, pool_seeds
-from bench.tables.table import Column, Row, Table, entries, field, informative
+from bench.tables.table import MISSING, Column, Row, Table, entries, field, informative
 
 
 class Figure(NamedTuple):
@@ -29,8 +30,10 @@ MEASURED = "Measured: torch's peak of allocated bytes, in eager steps."
 CUT_SHORT = " ≥: of a run that ended early."
 AT_LEAST = " ≥: a lower bound."
 RESIDUAL = "Residual: predicted / measured − 1."  # noqa: RUF001
-SHORT = "Short: what was missing when memory ran out."
-NEEDED = "Needs: the least memory for torch's allocator in which loading and training succeed, predicted."
+OF_NEED = "what the cap lacks of the predicted need (needs less context and cap)"
+OF_ALLOCATION = "what was missing for the allocation at which memory ran out"
+NEEDS = "Needs: the least memory of a card for loading and training, predicted, CUDA's context included."
+ASSUMED = f" Where that was not measured, it is taken to be {sized(CONTEXT_BYTES)}."
 MANAGED = "Managed: paged optimizer state, which torch does not count."
 UPCAST = "Upcast: what casting to float32 (kbit_upcast) added, part of the base."
 PEAKS = "Load, score: peaks of allocated bytes in those phases."
@@ -58,10 +61,9 @@ COUNTED = (
     Figure("gradient_bytes", "gradients", 3),
     Figure("optimizer_bytes", "optimizer", 3),
 )
+# What a run may hold and what it needs, in the files; `short_bytes` is measured.
+LIMITS = ("short_bytes", "predicted_short_bytes", "cap_bytes", "predicted_needed_bytes", "need_bytes")
 MORE = (
-    Figure("short_bytes", "short", 1, SHORT),
-    Figure("cap_bytes", "cap", 5, CAP),
-    Figure("predicted_needed_bytes", "needs", 5, NEEDED),
     Figure("train_peak_reserved_bytes", "reserved", 6, RESERVED),
     Figure("train_peak_requested_bytes", "requested", 8, RESERVED),
     Figure("optimizer_managed_bytes", "managed", 6, MANAGED),
@@ -89,10 +91,15 @@ def memory_table(frame: pd.DataFrame) -> Table:
     unit = unit_for(rows[[MEASURED_PEAK, PEAK, "stored_bytes", "train_peak_rss_bytes"]].max().max())
     return Table(
         name="memory",
-        title=f"Memory of {frame['matrix'].iloc[0]} in training, in {unit.name}",
+        title=f"{frame['matrix'].iloc[0]}: training memory in {unit.name}",
         columns=informative(_columns(rows, unit, on_host=bool(on_cpu(frame).all())), rows),
         rows=rows,
-        caption=(*conditions(frame), *limit_rules(frame), *_agreement(cells)),
+        caption=(
+            *conditions(frame),
+            *limit_rules(frame),
+            *([LIVE_AT_PEAK] if rows[PEAK].notna().any() else []),
+            *_agreement(cells),
+        ),
         notes=(*_bounds(cells), *_disagreement(cells), *warnings_of(frame)),
     )
 
@@ -105,8 +112,10 @@ def _rows(cells: pd.DataFrame) -> pd.DataFrame:
         predicted_peak_slack_bytes=slack,
         predicted_is_lower_bound=bound,
         train_peak_residual_percent=(100 * (cells[PEAK] / cells[MEASURED_PEAK] - 1)).where(sound),
+        need_bytes=cells["predicted_needed_bytes"] + cells["context_bytes"].fillna(CONTEXT_BYTES),
+        predicted_short_bytes=short_of_need(cells).where(_ran_out_of_memory(cells)),
     )
-    figures = dict.fromkeys(figure.name for figure in (*COUNTED, *MORE, *HOST))
+    figures = dict.fromkeys([*_names(COUNTED), *LIMITS, *_names((*MORE, *HOST))])
     parts = [f"predicted_peak_{part}_bytes" for part in PEAK_PARTS]
     predicted = [*parts, "predicted_peak_slack_bytes", PEAK]
     others = ["predicted_train_peak_requested_bytes", "predicted_train_peak_reserved_bytes"]
@@ -115,6 +124,10 @@ def _rows(cells: pd.DataFrame) -> pd.DataFrame:
          *predicted, "predicted_is_lower_bound", MEASURED_PEAK, "train_peak_residual_percent", *others, *figures,
          *(name for name in AFTER_CAST if rows[name].notna().any())]
     ]  # fmt: skip
+
+
+def _ran_out_of_memory(cells: pd.DataFrame) -> pd.Series[bool]:
+    return (cells["ok_count"] == 0) & cells["status"].str.contains("oom")
 
 
 def _columns(rows: pd.DataFrame, unit: Unit, *, on_host: bool) -> Iterator[Column]:
@@ -131,10 +144,18 @@ def _columns(rows: pd.DataFrame, unit: Unit, *, on_host: bool) -> Iterator[Colum
     yield Column(
         "residual\n%", lambda row: signed(row["train_peak_residual_percent"], decimals), priority=0, about=RESIDUAL
     )
-    told = {figure.name for figure in parts}
+    yield _short_column(rows, unit)
+    yield number_column(rows, "cap_bytes", "cap", scale=unit.bytes, priority=5, decimals=unit.decimals, about=CAP)
+    assumed = ASSUMED if (rows["need_bytes"].notna() & rows["context_bytes"].isna()).any() else ""
+    yield _marked(rows, "need_bytes", "needs", unit, _is_bound, NEEDS + assumed, priority=5)
+    told = _names(parts)
     yield from _figures(rows, (figure for figure in MORE if figure.name not in told), unit)
     yield from _figures(rows, (figure._replace(priority=1) for figure in HOST) if on_host else HOST, unit)
     yield Column("status", field("status"), "left", priority=1)
+
+
+def _names(figures: Iterable[Figure]) -> list[str]:
+    return [figure.name for figure in figures]
 
 
 def _figures(rows: pd.DataFrame, figures: Iterable[Figure], unit: Unit) -> Iterator[Column]:
@@ -145,18 +166,39 @@ def _figures(rows: pd.DataFrame, figures: Iterable[Figure], unit: Unit) -> Itera
 
 
 def _marked(
-    rows: pd.DataFrame, name: str, heading: str, unit: Unit, is_least: Callable[[Row], bool], about: str
+    rows: pd.DataFrame,
+    name: str,
+    heading: str,
+    unit: Unit,
+    is_least: Callable[[Row], bool],
+    about: str,
+    priority: int = 0,
 ) -> Column:
     shown = number_column(rows, name, heading, scale=unit.bytes, decimals=unit.decimals, about=about)
 
     def text(row: Row) -> str:
-        return f"≥ {shown.text(row)}" if is_least(row) else shown.text(row)
+        size = shown.text(row)
+        return f"≥ {size}" if is_least(row) and size != MISSING else size
 
-    return Column(heading, text, about=about)
+    return Column(heading, text, priority=priority, about=about)
+
+
+def _short_column(rows: pd.DataFrame, unit: Unit) -> Column:
+    of_need = rows["predicted_short_bytes"].notna()
+    of_allocation = rows[~of_need & rows["short_bytes"].notna()]
+    where = f" (of {listed(list(of_allocation['id']))})" if of_need.any() else ""
+    said = [OF_NEED] * bool(of_need.any()) + [f"{OF_ALLOCATION}{where}"] * (len(of_allocation) > 0)
+
+    def text(row: Row) -> str:
+        is_of_need = row["predicted_short_bytes"] > 0
+        size = number(row["predicted_short_bytes" if is_of_need else "short_bytes"] / unit.bytes, unit.decimals)
+        return f"≥ {size}" if is_of_need and _is_bound(row) else size
+
+    return Column("short", text, priority=1, about=f"Short: {'; '.join(said)}.")
 
 
 def _is_bound(row: Row) -> bool:
-    return bool(row["predicted_is_lower_bound"]) and not pd.isna(row[PEAK])
+    return bool(row["predicted_is_lower_bound"])
 
 
 def _is_cut_short(row: Row) -> bool:

@@ -35,6 +35,10 @@ AT_PEAK = (
     Part("dequantized", ("predicted_peak_dequantized_bytes",)),
     Part("workspace & rounding", ("predicted_peak_workspace_bytes", "predicted_peak_rounding_bytes")),
 )
+LIVE_AT_PEAK = (
+    "Parts are those live at the moment of the peak: gradients or optimizer state may be missing from them, and exist "
+    "at other moments."
+)
 # The first of these as they were measured, for a cell whose peak was not predicted.
 KNOWN_AT_PEAK = (
     Part("base", ("stored_bytes", "upcast_bytes")),

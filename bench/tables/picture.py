@@ -6,6 +6,8 @@ import io
 import os
 import textwrap
 import warnings
+from collections.abc import Sequence
+from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -23,13 +25,14 @@ MOST_BARS = 60  # more than these no reader takes in, and no format holds withou
 # Characters of an id in a line of its own, in each of two smaller lines, and in all.
 LONE_LINE, LONGEST_LINE = 40, 50
 LONGEST_ID = 2 * LONGEST_LINE
+LONGEST_HEADING = 80
 SEPARATED = 4.0  # points; parts that are narrower touch, for a gap would hide them
 
 # In inches, but for the last ones.
 WIDTH = 9.0
 ROW, BAR = 0.30, 0.21
 MARGIN = 0.15
-TITLE, LEGEND_ROW, AXIS, CAPTION_ROW = 0.42, 0.24, 0.55, 0.145
+TITLE, LEGEND_ROW, HEADING, AXIS, CAPTION_ROW = 0.42, 0.24, 0.34, 0.55, 0.145
 LEGEND_COLUMNS = 5
 CAPTION_CHARACTERS = 142
 DOTS_PER_INCH = 160
@@ -80,19 +83,29 @@ def draw(bars: Bars, kind: str) -> bytes:
 
 
 def _figure(bars: Bars) -> Figure:
+    """Draw the panels below one another, each with its own axis, all between the same edges."""
     from matplotlib.figure import Figure
 
-    shown = bars.bars[:MOST_BARS]
-    caption = _caption(bars, len(shown))
+    panels = _first(bars.panels, MOST_BARS)
+    caption = _caption(bars, sum(len(panel.bars) for panel in panels))
     handles = _handles(bars)
     legend_rows = -(-len(handles) // LEGEND_COLUMNS)
-    above = MARGIN + TITLE + LEGEND_ROW * legend_rows + 2 * MARGIN
-    below = AXIS + CAPTION_ROW * len(caption) + MARGIN
-    height = above + ROW * len(shown) + below
+    above = MARGIN + TITLE + LEGEND_ROW * legend_rows + MARGIN
+    heading = HEADING if len(bars.panels) > 1 else MARGIN
+    heights = [heading + ROW * len(panel.bars) + AXIS for panel in panels]
+    height = above + sum(heights) + CAPTION_ROW * len(caption) + MARGIN
     figure = Figure(figsize=(WIDTH, height))
-    axes = figure.add_axes((0.0, below / height, 1.0, ROW * len(shown) / height))
-    _stack(axes, bars, shown)
-    _settle(figure, axes, bars, shown)
+    drawn = []
+    top = height - above
+    for panel, taken in zip(panels, heights, strict=True):
+        axes = figure.add_axes((0.0, (top - taken + AXIS) / height, 1.0, (taken - heading - AXIS) / height))
+        _stack(axes, panel)
+        if panel.heading:
+            text = _shortened(panel.heading, LONGEST_HEADING)
+            figure.text(MARGIN / WIDTH, top / height, text, size=10.5, weight="bold", va="top", parse_math=False)
+        drawn.append((axes, panel))
+        top -= taken
+    _settle(figure, drawn)
     figure.text(MARGIN / WIDTH, 1 - MARGIN / height, bars.title, size=13, weight="bold", va="top", parse_math=False)
     figure.legend(
         handles=handles,
@@ -111,9 +124,21 @@ def _figure(bars: Bars) -> Figure:
     return figure
 
 
-def _stack(axes: Axes, bars: Bars, shown: tuple[Bar, ...]) -> None:
+def _first(panels: Sequence[Bars], most: int) -> list[Bars]:
+    """Keep the first `most` bars, and the panels that they are in."""
+    kept = []
+    for panel in panels:
+        if most > 0:
+            kept.append(replace(panel, bars=panel.bars[:most]))
+        most -= len(panel.bars)
+    return kept
+
+
+def _stack(axes: Axes, bars: Bars) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     unit = bars.unit.bytes
-    for row, bar in enumerate(shown):
+    for row, bar in enumerate(bars.bars):
         left = 0.0
         for part in bars.parts:
             width = bar.sizes_bytes.get(part, 0) / unit
@@ -127,9 +152,11 @@ def _stack(axes: Axes, bars: Bars, shown: tuple[Bar, ...]) -> None:
             axes.plot([bar.cap_bytes / unit] * 2, [row - 0.5, row + 0.5], color="black", linestyle=(0, (3, 2)),
                       linewidth=1.0, zorder=3)  # fmt: skip
     axes.set_xlim(0, bars.end_bytes / unit * 1.02)
-    axes.set_ylim(len(shown) - 0.5, -0.5)
+    axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10]))
+    axes.xaxis.set_visible(any(bar.total_bytes for bar in bars.bars))
+    axes.set_ylim(len(bars.bars) - 0.5, -0.5)
     axes.set_xlabel(f"{bars.unit.name} ({bars.unit.about.rstrip('.').split(' = ')[1]})", loc="left")
-    axes.set_yticks(range(len(shown)), [_folded(bar.id) for bar in shown], parse_math=False)
+    axes.set_yticks(range(len(bars.bars)), [_folded(bar.id) for bar in bars.bars], parse_math=False)
     for label in axes.get_yticklabels():
         label.set_fontsize(7 if "\n" in label.get_text() else 9)
     axes.tick_params(axis="both", length=0, pad=5)
@@ -138,7 +165,7 @@ def _stack(axes: Axes, bars: Bars, shown: tuple[Bar, ...]) -> None:
     axes.spines[:].set_visible(False)
 
 
-def _settle(figure: Figure, axes: Axes, bars: Bars, shown: tuple[Bar, ...]) -> None:
+def _settle(figure: Figure, panels: Sequence[tuple[Axes, Bars]]) -> None:
     """Give the ids the room on the left that they need, the totals theirs on the right, and parts their figures."""
     totals = [
         axes.annotate(
@@ -146,22 +173,27 @@ def _settle(figure: Figure, axes: Axes, bars: Bars, shown: tuple[Bar, ...]) -> N
             va="center_baseline", weight="bold" if bar.status == "ok" else "normal",
             annotation_clip=False, parse_math=False,
         )
-        for row, (bar, total) in enumerate(zip(shown, bars.totals()[: len(shown)], strict=True))
+        for axes, bars in panels
+        for row, (bar, total) in enumerate(zip(bars.bars, bars.totals(), strict=True))
     ]  # fmt: skip
-    axes.annotate(f"total {bars.unit.name}", (1, 1), (8, 4), "axes fraction", "offset points", size=7.5, color=FAINT)
+    for axes, bars in panels:
+        what = f"total {bars.unit.name}"
+        axes.annotate(what, (1, 1), (8, 4), "axes fraction", "offset points", size=7.5, color=FAINT)
     figure.draw_without_rendering()
-    ids = max(label.get_window_extent().width for label in axes.get_yticklabels()) / figure.dpi
+    labels = [label for axes, _ in panels for label in axes.get_yticklabels()]
+    ids = max(label.get_window_extent().width for label in labels) / figure.dpi
     ends = max(total.get_window_extent().width for total in totals) / figure.dpi
     left, right = 2 * MARGIN + ids, MARGIN + ends + 10 / POINTS_PER_INCH
-    _, bottom, _, height = axes.get_position().bounds
-    axes.set_position((left / WIDTH, bottom, (WIDTH - left - right) / WIDTH, height))
-    _label(figure, axes, bars, shown)
+    for axes, bars in panels:
+        _, bottom, _, height = axes.get_position().bounds
+        axes.set_position((left / WIDTH, bottom, (WIDTH - left - right) / WIDTH, height))
+        _label(figure, axes, bars)
 
 
-def _label(figure: Figure, axes: Axes, bars: Bars, shown: tuple[Bar, ...]) -> None:
+def _label(figure: Figure, axes: Axes, bars: Bars) -> None:
     """Write its size into every part that is wide enough for it."""
     points = axes.get_window_extent().width * POINTS_PER_INCH / figure.dpi / (axes.get_xlim()[1] * bars.unit.bytes)
-    for row, bar in enumerate(shown):
+    for row, bar in enumerate(bars.bars):
         start = 0.0
         for part in bars.parts:
             size = bar.sizes_bytes.get(part, 0)
@@ -207,6 +239,13 @@ def _caption(bars: Bars, count: int) -> list[str]:
 
 def _end(bar: Bar, total: str) -> str:
     return total if bar.status == "ok" else f"{total}  {bar.status}"
+
+
+def _shortened(text: str, characters: int) -> str:
+    """Write a text in one line, without its middle where it is longer than so many characters."""
+    line = " ".join(text.split())
+    half = characters // 2
+    return line if len(line) <= characters else f"{line[: half - 1]}…{line[-half:]}"
 
 
 def _folded(text: str) -> str:

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pandas as pd
 
 from bench.tables.caption import conditions, warnings_of
 from bench.tables.figures import GB, number_column
+from bench.tables.limits import short_of_need
 from bench.tables.table import MISSING, Column, Row, Table, field, informative
 
 NAMES = [
     "matrix", "id", "key", "seed", "attempt", "status", "phase", "message", "hint", "last_peak_allocated_bytes",
-    "short_bytes", "predicted_train_peak_allocated_bytes", "prediction_note",
+    "short_bytes", "cap_bytes", "predicted_needed_bytes", "predicted_train_peak_allocated_bytes", "prediction_note",
 ]  # fmt: skip
-SHORT = "GB = 1e9 bytes. Short: what was missing when memory ran out."
+SHORT = (
+    "GB = 1e9 bytes. Short: what the cap lacks of the predicted need; without a cap, what was missing for the "
+    "allocation at which memory ran out."
+)
 PREDICTED = "Predicted peak: of training, most bytes in live tensors; ≥: a lower bound."
 
 
 def problems_table(frame: pd.DataFrame) -> Table:
     """Tabulate the runs of one result (a frame of `load_results`) that did not end ok; there may be none."""
     rows = frame.loc[frame["status"] != "ok", NAMES].reset_index(drop=True)
+    rows["lacked_bytes"] = short_of_need(rows).fillna(rows["short_bytes"])
     return Table(
         name="problems",
-        title=f"Problems of {frame['matrix'].iloc[0]}",
+        title=f"{frame['matrix'].iloc[0]}: problems",
         columns=(
             Column("id", field("id"), "left"),
             Column("seed", field("seed"), priority=2),
@@ -41,17 +48,15 @@ def _memory(rows: pd.DataFrame) -> tuple[Column, ...]:
     """Show what was missing and what was predicted, of the runs that ran out of memory."""
     out_of_memory = rows[rows["status"] == "oom"]
     name = "predicted_train_peak_allocated_bytes"
-    short = number_column(out_of_memory, "short_bytes", "short\nGB", scale=GB)
-    predicted = number_column(out_of_memory, name, "predicted\npeak GB", scale=GB)
+    short = number_column(out_of_memory, "lacked_bytes", "short\nGB", scale=GB, priority=1, about=SHORT)
+    predicted = number_column(out_of_memory, name, "predicted\npeak GB", scale=GB, priority=1, about=PREDICTED)
 
-    def short_text(row: Row) -> str:
-        return short.text(row) if row["status"] == "oom" else MISSING
-
-    def predicted_text(row: Row) -> str:
-        text = predicted.text(row) if row["status"] == "oom" else MISSING
-        return text if text == MISSING or pd.isna(row["prediction_note"]) else f"≥ {text}"
+    def text_of(column: Column, row: Row, is_predicted: bool) -> str:
+        text = column.text(row) if row["status"] == "oom" else MISSING
+        is_bound = is_predicted and not pd.isna(row["prediction_note"])
+        return f"≥ {text}" if is_bound and text != MISSING else text
 
     return (
-        Column(short.heading, short_text, priority=1, about=SHORT),
-        Column(predicted.heading, predicted_text, priority=1, about=PREDICTED),
+        replace(short, text=lambda row: text_of(short, row, row["lacked_bytes"] != row["short_bytes"])),
+        replace(predicted, text=lambda row: text_of(predicted, row, True)),
     )

@@ -53,7 +53,7 @@ def storage_table(frame: pd.DataFrame) -> Table:
     unit = unit_for(rows["stored_bytes"].max())
     return Table(
         name="storage",
-        title=f"Storage of {frame['matrix'].iloc[0]}, in {unit.name}",
+        title=f"{frame['matrix'].iloc[0]}: storage of the loaded base in {unit.name}",
         columns=informative(_columns(rows, unit), rows),
         rows=rows,
         caption=conditions(frame),

@@ -1,23 +1,28 @@
-"""Tables in a terminal, with rich: where it is narrow columns are left out; long text stands below its row."""
+"""Tables in a terminal, with rich: where it is narrow, names are folded and columns left out.
+
+Long text stands below its row.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from rich import box
-from rich.cells import cell_len
+from rich.cells import cell_len, chop_cells
 from rich.console import Console, RenderableType
 from rich.padding import Padding
 from rich.table import Table as Grid
 from rich.text import Text
 
-from bench.matrix.wording import counted
 from bench.tables.table import MISSING, Column, Table, legend, printable
 
 GAP = 2
 LEAST_CHARACTERS = 12  # of a name, in a line of its own
+LEAST_ID_CHARACTERS = 24  # to which a name is folded so that more columns fit
 INDENT = 4
+_PIECE = re.compile(r"[^\s-]*[\s-]+|[^\s-]+")  # of a name, up to where it may break
 STATUS_STYLES = {
     "ok": "green",
     "oom": "yellow",
@@ -29,18 +34,17 @@ STATUS_STYLES = {
 }
 
 
-def print_table(table: Table, console: Console, full: Path | None = None) -> None:
+def print_table(table: Table, console: Console, full: Path | str | None = None) -> None:
     """Print a table no wider than the console; `full` is the file to name where columns had to be left out."""
-    texts = table.texts()
-    kept = fitting(table.columns, texts, console.width)
-    hidden = len(table.columns) - len(kept)
+    kept, texts = _arranged(table.columns, table.texts(), console.width)
+    hidden = [_name(column) for index, column in enumerate(table.columns) if index not in kept]
     where = f"; {full} has all" if full else ""
     parts = [
         Text(table.title, style="bold"),
-        *_body(table, texts, kept, console.width),
+        *_body(table, texts, kept),
         Text(),
         *(Text(line, style="dim") for line in (*table.caption, legend(table.columns[index] for index in kept)) if line),
-        *([Text(f"{counted(hidden, 'column')} hidden at this width{where}.", style="dim")] if hidden else []),
+        *([Text(f"hidden at this width: {', '.join(dict.fromkeys(hidden))}{where}.", style="dim")] if hidden else []),
         *(Text.assemble(("note: ", "yellow"), printable(line)) for line in table.notes),
     ]
     for part in parts:
@@ -55,6 +59,50 @@ def fitting(columns: Sequence[Column], texts: Sequence[Sequence[str]], width: in
     return kept
 
 
+def id_characters(width: int) -> int:
+    """Return how many characters a name is folded to in `width`, where its table does not fit with it whole."""
+    return max(LEAST_ID_CHARACTERS, width // 3)
+
+
+def folded(texts: Sequence[Sequence[str]], characters: int) -> list[list[str]]:
+    """Fold the first column, of names, into lines of at most `characters`."""
+    return [["\n".join(fold(pieces(line), characters) for line in row[0].split("\n")), *row[1:]] for row in texts]
+
+
+def pieces(name: str) -> list[str]:
+    """Part a name after its hyphens and spaces, where it may break."""
+    return _PIECE.findall(name)
+
+
+def fold(parts: Iterable[str], characters: int) -> str:
+    """Join parts into lines of at most `characters`; a part is broken only where it is longer than a line."""
+    lines = [""]
+    for part in parts:
+        if lines[-1] and cell_len(f"{lines[-1]}{part}".rstrip()) > characters:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(chopped for line in lines for chopped in chop_cells(line.rstrip(), characters))
+
+
+def _arranged(
+    columns: Sequence[Column], texts: Sequence[Sequence[str]], width: int
+) -> tuple[list[int], list[list[str]]]:
+    """Choose the columns, by index, and fold the first one as far as more of them fit beside it then, or have to."""
+    kept = fitting(columns, texts, width)
+    if len(kept) < len(columns):
+        tried = [
+            fitting(columns, folded(texts, characters), width)
+            for characters in (id_characters(width), LEAST_ID_CHARACTERS)
+        ]
+        kept = next((trial for trial in tried if len(trial) == len(columns)), tried[0])
+    room = width - _width(columns, texts, kept) + _column_width(columns, texts, kept[0])
+    return kept, folded(texts, max(LEAST_CHARACTERS, room))
+
+
+def _name(column: Column) -> str:
+    return column.heading.replace("-\n", "").replace("\n", " ")
+
+
 def _width(columns: Sequence[Column], texts: Sequence[Sequence[str]], kept: Sequence[int]) -> int:
     widths = [_column_width(columns, texts, index) for index in kept if not columns[index].prose]
     return sum(widths) + GAP * (len(widths) - 1)
@@ -65,13 +113,9 @@ def _column_width(columns: Sequence[Column], texts: Sequence[Sequence[str]], ind
     return max(cell_len(line) for text in shown for line in text.split("\n"))
 
 
-def _body(table: Table, texts: Sequence[Sequence[str]], kept: Sequence[int], width: int) -> Iterator[RenderableType]:
+def _body(table: Table, texts: Sequence[Sequence[str]], kept: Sequence[int]) -> Iterator[RenderableType]:
     prose = [index for index in kept if table.columns[index].prose]
-    grid = [index for index in kept if not table.columns[index].prose]
-    widths = {index: _column_width(table.columns, texts, index) for index in grid}
-    # Where not even the columns that are always shown fit, the first one, of names, is folded.
-    too_wide = _width(table.columns, texts, grid) - width
-    widths[grid[0]] = min(widths[grid[0]], max(LEAST_CHARACTERS, widths[grid[0]] - too_wide))
+    widths = {index: _column_width(table.columns, texts, index) for index in kept if index not in prose}
     if not prose:
         yield _grid(table, texts, widths, range(len(texts)))
         return

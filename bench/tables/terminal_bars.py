@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import accumulate, pairwise
+from collections.abc import Iterator, Sequence
+from math import floor
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -12,6 +12,7 @@ from rich.text import Text
 
 from bench.tables.bars import Bar, Bars
 from bench.tables.palette import PALETTE
+from bench.tables.terminal import fold, pieces
 
 GAP = 2
 LEAST_BAR = 10  # characters; a terminal with less room has the tables only
@@ -20,25 +21,29 @@ MEASURED, CAP = "┃", "┊"
 
 
 def print_bars(bars: Bars, console: Console) -> None:
-    """Print bars no wider than the console; nothing where it has no room for them."""
-    totals = bars.totals()
-    widest = max(map(cell_len, totals))
-    ends = [_end(bar, total.rjust(widest)) for bar, total in zip(bars.bars, totals, strict=True)]
-    end_width = max(map(cell_len, ends))
-    # Long ids are folded.
+    """Print bars no wider than the console, a block a panel; nothing where it has no room for them."""
+    panels = bars.panels
+    ends = _ends(panels)
+    end_width = max(cell_len(end) for texts in ends for end in texts)
     id_width = min(max(cell_len(bar.id) for bar in bars.bars), max(LEAST_ID, console.width // 2))
     # The column after the bar's last is for a marker at its very end.
     length = console.width - id_width - end_width - 2 * GAP - 1
     if length < LEAST_BAR:
         return
-    grid = Grid.grid(padding=(0, GAP, 0, 0), pad_edge=False)
-    grid.add_column(overflow="fold", width=id_width)
-    grid.add_column(no_wrap=True, width=length + 1)
-    grid.add_column(no_wrap=True, width=end_width)
-    for bar, end in zip(bars.bars, ends, strict=True):
-        grid.add_row(Text(bar.id), drawn(bar, bars, length), Text(end))
-    console.print(Text(f"{bars.title}, in {bars.unit.name}", style="bold"))
-    console.print(grid)
+    console.print(Text(bars.title if len(panels) > 1 else f"{bars.title} in {bars.unit.name}", style="bold"))
+    for panel, texts in zip(panels, ends, strict=True):
+        if panel.heading:
+            console.print()
+            console.print(Text(f"{panel.heading}, in {panel.unit.name}", style="bold"))
+        grid = Grid.grid(padding=(0, GAP, 0, 0), pad_edge=False)
+        grid.add_column(width=id_width)
+        grid.add_column(no_wrap=True, width=length + 1)
+        grid.add_column(no_wrap=True, width=end_width)
+        for bar, end in zip(panel.bars, texts, strict=True):
+            grid.add_row(Text(fold(pieces(bar.id), id_width)), drawn(bar, panel, length), Text(end))
+        console.print(grid)
+    if len(panels) > 1:
+        console.print()
     for line in _legend(bars, console.width):
         console.print(line)
 
@@ -46,15 +51,37 @@ def print_bars(bars: Bars, console: Console) -> None:
 def drawn(bar: Bar, bars: Bars, length: int) -> Text:
     """Draw one of the bars, `length` characters for all of the axis, with its markers over it."""
     per_byte = length / bars.end_bytes
-    edges = [round(at * per_byte) for at in accumulate(bar.sizes_bytes.get(part, 0) for part in bars.parts)]
-    cells = [(" ", "")] * (length + 1)
-    for part, (start, stop) in zip(bars.parts, pairwise([0, *edges]), strict=True):
-        cells[start:stop] = [PALETTE[part]] * (stop - start)
+    shares = [bar.sizes_bytes.get(part, 0) * per_byte for part in bars.parts]
+    cells = [PALETTE[part] for part, count in zip(bars.parts, apportioned(shares), strict=True) for _ in range(count)]
+    line = [*cells, *[(" ", "")] * (length + 1 - len(cells))]
     if bar.cap_bytes is not None and bars.shows_cap(bar):
-        cells[round(bar.cap_bytes * per_byte)] = (CAP, "bold")
+        line[round(bar.cap_bytes * per_byte)] = (CAP, "bold")
     if bar.measured_bytes is not None:
-        cells[round(bar.measured_bytes * per_byte)] = (MEASURED, "bold")
-    return Text.assemble(*cells)
+        line[round(bar.measured_bytes * per_byte)] = (MEASURED, "bold")
+    return Text.assemble(*line)
+
+
+def apportioned(shares: Sequence[float]) -> list[int]:
+    """Round shares of characters to whole ones that add up to their rounded sum.
+
+    Each share is rounded down, and what is left over goes to the largest remainders (Hamilton's method): none is off by
+    a whole character, and a larger share never has fewer characters than a smaller one.
+    """
+    counts = [floor(share) for share in shares]
+    by_remainder = sorted(range(len(shares)), key=lambda at: (counts[at] - shares[at], -shares[at]))
+    for at in by_remainder[: round(sum(shares)) - sum(counts)]:
+        counts[at] += 1
+    return counts
+
+
+def _ends(panels: Sequence[Bars]) -> list[list[str]]:
+    """Write what stands behind each bar, the totals of all panels below one another."""
+    totals = [panel.totals() for panel in panels]
+    widest = max(cell_len(total) for texts in totals for total in texts)
+    return [
+        [_end(bar, total.rjust(widest)) for bar, total in zip(panel.bars, texts, strict=True)]
+        for panel, texts in zip(panels, totals, strict=True)
+    ]
 
 
 def _end(bar: Bar, total: str) -> str:

@@ -11,10 +11,10 @@ import pytest
 from transformers import AutoConfig
 from transformers.models.llama import modeling_llama
 
-from bench.cell import prediction, quantize, sources, storage
+from bench.cell import encoding, prediction, quantize, sources, storage, tasks
 from bench.cell.encoding import Shape
 from bench.cell.failures import Invalid, in_words
-from bench.cell.prediction import answer, largest_shape, predict, what_suffices
+from bench.cell.prediction import answer, expected_shape, largest_shape, predict, what_suffices
 from bench.cell.rehearsal import Kernels
 from bench.matrix.parameters import Parameters
 from bench.protocol import PEAK_PARTS, Question
@@ -134,6 +134,50 @@ def test_a_model_that_cannot_be_described_is_refused(tiny: Callable[[str], Path]
             predicted(asked)
 
 
+@pytest.mark.parametrize("max_length", [32, 256])
+def test_the_largest_batch_is_the_one_that_the_tasks_texts_make(
+    tiny: Callable[[str], Path], tmp_path: Path, max_length: int
+) -> None:
+    asked = Parameters(model=str(tiny("llama")), task="intents", max_length=max_length, batch_size=16)
+    task = tasks.load_task("intents", None)
+    tokenizer = sources.find_tokenizer(asked, tmp_path)
+    labels = encoding.encode_labels(tokenizer, task.labels)
+    examples = encoding.encode_examples(tokenizer, task.train, task.labels, labels, max_length)
+    surveys = [encoding.survey(examples, asked, seed) for seed in range(3)]
+
+    shape, bound = expected_shape(asked, Question([], cache_dir=str(tmp_path)))
+
+    assert bound is None
+    assert (shape.rows, shape.width) == (16, max(survey.width for survey in surveys))
+    assert {survey.longest.shape.length for survey in surveys} == {shape.length}
+    assert shape.length <= max_length
+    few, _ = expected_shape(asked.model_copy(update={"train_examples": 9}), Question([], cache_dir=str(tmp_path)))
+    assert few.rows == 9
+
+
+def test_a_cell_whose_texts_are_not_here_is_taken_to_have_the_longest_that_it_may_have(
+    tiny: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("QLORA_BENCH_DATA", raising=False)
+    asked = Parameters(model=str(tiny("llama")), max_length=100, batch_size=8)
+    cells = [
+        {"id": name, "parameters": asked.model_copy(update=change).model_dump(mode="json")}
+        for name, change in (("texts", {}), ("shape", {"weights": "random"}), ("short", {"task": "intents"}))
+    ]
+    sent: list[dict[str, Any]] = []
+
+    answer(Question(cells, data_dir=str(tmp_path), cache_dir=str(tmp_path)), sent.append)
+
+    found = {message["id"]: message for message in sent if message["kind"] == "prediction"}
+    assert found["texts"]["at_most"] == (
+        "every sequence is taken to have max_length tokens, since the texts of banking77 are not on this machine "
+        "(name their folder with --data)"
+    )
+    assert (found["shape"]["at_most"], found["short"]["at_most"]) == (None, None)
+    peaks = {id_: message["measures"]["predicted_train_peak_allocated_bytes"] for id_, message in found.items()}
+    assert peaks["short"] < peaks["texts"] == peaks["shape"]
+
+
 def test_each_cell_of_a_question_is_answered_by_its_id(tiny: Callable[[str], Path], tmp_path: Path) -> None:
     good = {"model": str(tiny("llama")), "quant_type": "nf4", "max_length": 32, "batch_size": 2}
     cells = [
@@ -168,6 +212,7 @@ def test_what_would_suffice_is_named_with_what_it_needs(tiny: Callable[[str], Pa
     both = what_suffices(asked, config, shape, prediction.USUAL, kept)
     one = what_suffices(asked, config, shape, prediction.USUAL, least)
     none = what_suffices(asked, config, shape, prediction.USUAL, 10**6)
+    card = what_suffices(asked, config, shape, prediction.USUAL, least, context_bytes=10**9)
 
     half = f"batch_size: 32 with gradient_accumulation_steps: 2 ({in_words(least)})"
     said = f"by prediction the cell needs {in_words(whole)} where"
@@ -176,4 +221,8 @@ def test_what_would_suffice_is_named_with_what_it_needs(tiny: Callable[[str], Pa
         f"gradient_checkpointing: true ({in_words(kept)}), {half}"
     )
     assert one == f"{said} {in_words(least)} can be had; this suffices: {half}"
+    assert card == (
+        f"by prediction the cell needs {in_words(whole + 10**9)} where {in_words(least + 10**9)} can be had; "
+        f"this suffices: {half.replace(in_words(least), in_words(least + 10**9))}"
+    )
     assert none == f"{said} 1 MB can be had; no single change suffices, and {half.replace(' (', ' helps most (')}"

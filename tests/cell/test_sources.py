@@ -111,6 +111,25 @@ def test_a_model_of_another_kind_is_refused(tmp_path: Path, kind: str) -> None:
     assert "cannot be loaded" in str(refusal(model=str(tmp_path)))
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_type": "zorp"}, "has model type `zorp`"),
+        ({"hidden_size": 65}, "The hidden size (65) is not a multiple of the number of attention heads (4)"),
+        ({"hidden_size": "wide"}, "hidden_size"),
+    ],
+)
+def test_a_configuration_that_cannot_be_is_refused_with_the_reason(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    edit(models.save("llama", tmp_path), **changes)
+
+    problem = refusal(model=str(tmp_path))
+
+    assert message in str(problem)
+    assert problem.fix == sources.CORRECT
+
+
 # A model that comes with code of its own: a llama under another name, which leaves a mark where it is imported.
 OWN_CODE = """
 from pathlib import Path

@@ -54,6 +54,19 @@ def test_a_card_without_bfloat16_does_not_take_a_cell_that_asks_for_it(given: di
     assert fit(needing(10**9), Parameters(**given), CARDS["A30"]).fits  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [({"compute_dtype": "float16", "attn_implementation": "flash_attention_2"}, "no FlashAttention 2"),
+     ({"compute_dtype": "bfloat16", "attn_implementation": "flash_attention_2"}, "no bfloat16"),
+     ({"compute_dtype": "float16", "attn_implementation": "sdpa"}, None)],
+)  # fmt: skip
+def test_flash_attention_2_needs_an_ampere(given: dict[str, str], reason: str | None) -> None:
+    parameters = Parameters(**given)  # type: ignore[arg-type]
+    assert fit(needing(10**9), parameters, CARDS["T4"]).reason == reason
+    assert fit(needing(10**9), parameters, CARDS["T4"]).fits == (reason is None)
+    assert fit(needing(10**9), parameters, CARDS["RTX 3050"]) == fit(needing(10**9), FLOAT16, CARDS["RTX 3050"])
+
+
 def test_a_lower_bound_can_rule_a_card_out_and_never_in() -> None:
     card = Card("one", 10 * 10**9)
     assert fit(needing(10**9), FLOAT16, card, lower_bound=True) == Fit(None, None)

@@ -17,7 +17,7 @@ from bench.matrix.tree import Node, scalar
 from bench.matrix.values import Mistake, convert, default_of, takes
 
 HERE = Location("m.yaml", 1, 1)
-TAKES_A_LIMIT = "vram_limit takes none, a million bytes or more, a size such as 16GB or a card such as T4"
+TAKES_A_LIMIT = "vram_limit takes none, 709 million bytes or more, a size such as 16GB or a card such as T4"
 
 
 def node(value: Any) -> Node:
@@ -39,7 +39,10 @@ def node(value: Any) -> Node:
         ("max_steps", "none", None),
         ("vram_limit", "none", None),
         ("vram_limit", "rtx 3090", "RTX 3090"),
+        ("vram_limit", "RTX3090", "RTX 3090"),
+        ("vram_limit", "NVIDIA RTX A6000", "A6000"),
         ("vram_limit", "16 GB", "16GB"),
+        ("vram_limit", "16gb", "16GB"),
         ("vram_limit", "14.5GiB", "14.5GiB"),
         ("vram_limit", 16_000_000_000, 16_000_000_000),
         ("target_modules", "attention", "attention"),
@@ -170,8 +173,8 @@ def test_a_value_becomes_what_the_parameter_holds(name: str, raw: Any, value: An
         ),
         (
             "vram_limit",
-            "16gb",
-            f"{TAKES_A_LIMIT}, not the text '16gb'; write 16GB",
+            "16Gb",
+            f"{TAKES_A_LIMIT}, not the text '16Gb'; write 16GB",
         ),
         (
             "vram_limit",
@@ -180,8 +183,8 @@ def test_a_value_becomes_what_the_parameter_holds(name: str, raw: Any, value: An
         ),
         (
             "vram_limit",
-            "RTX3090",
-            f"{TAKES_A_LIMIT}, not the text 'RTX3090'; did you mean RTX 3090?",
+            "GTX 3090",
+            f"{TAKES_A_LIMIT}, not the text 'GTX 3090'; did you mean RTX 3090? Or write its memory, such as 8GB",
         ),
         (
             "vram_limit",
@@ -205,7 +208,7 @@ def test_an_unknown_card_is_answered_with_the_cards() -> None:
     with pytest.raises(Mistake) as caught:
         convert("vram_limit", node("Voodoo"))
     assert caught.value.fix.startswith("the cards are GTX 1080 Ti, ")
-    assert caught.value.fix.endswith(" and B200")
+    assert caught.value.fix.endswith(" and B200; or write its memory, such as 8GB")
 
 
 def test_a_folder_is_a_model_and_a_task_needs_its_two_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,7 +269,7 @@ def test_every_mistake_has_a_fix_and_what_it_says_to_write_is_taken(name: str, r
 
 def test_every_parameter_says_what_it_takes_and_its_default() -> None:
     assert set(KINDS) == set(Parameters.model_fields)
-    assert takes("vram_limit") == "none, a million bytes or more, a size such as 16GB or a card such as T4"
+    assert takes("vram_limit") == "none, 709 million bytes or more, a size such as 16GB or a card such as T4"
     assert [default_of(name) for name in ("learning_rate", "double_quant", "load_dtype", "max_steps", "task")] == [
         "5e-4",
         "true with nf4 and fp4",

@@ -127,7 +127,7 @@ def test_each_reason_of_refusals_is_one_problem():
         "c": Refusal("no model x", "name another"),
         "d": Refusal("no model y"),
     }
-    assert [str(problem) for problem in refused(answers)] == [
-        "no model x (a and 1 more); name another",
-        "no model y (d)",
+    assert [str(problem) for problem in refused(answers, Path("m.yaml"))] == [
+        "m.yaml: a and 1 more: no model x; name another",
+        "m.yaml: d: no model y",
     ]

@@ -43,3 +43,17 @@ def test_what_all_cells_share_is_said_in_one_line_and_what_varies_or_says_nothin
 def test_where_cells_share_nothing_there_is_no_line(tmp_path):
     other = {"model": "smollm2-360m", "weights": "random", "task": "intents", "batch_size": 8, "epochs": 2.0}
     assert recipe(tmp_path, {}, {**other, "max_length": 128}) == ()
+
+
+@pytest.mark.parametrize(
+    ("runs", "words"),
+    [
+        ([("a", 0)], "1 cell, n = 1 seed."),
+        ([("a", 0), ("a", 1), ("b", 0), ("b", 1)], "2 cells, n = 2 seeds."),
+        ([("a", 0), ("a", 1), ("b", 5)], "2 cells, n = 1 to 2 seeds."),
+        ([("a", 0), ("b", 1)], "2 cells, n = 1 seed."),
+    ],
+)
+def test_n_is_how_many_seeds_a_cell_has(tmp_path, runs, words):
+    records = [record(id_, seed, parameters={"weights": "random"}) for id_, seed in runs]
+    assert conditions(load_results(write_result(tmp_path / "r", records)))[0] == f"default: {words}"

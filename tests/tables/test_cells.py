@@ -41,6 +41,7 @@ def test_known_figures_come_out_rounded_with_their_change_against_the_baseline(t
                measures={**BF16, **training(32_210_000_000, 7823.4, 1.047), **quality(0.868, 0.3987)}),
     ]  # fmt: skip
     table = table_of(tmp_path, records, baseline="lora")
+    assert table.title == "default: results by cell"
     assert list(shown(table)) == ["lora (baseline)", "nf4"]
     assert shown(table)["nf4"] == {
         "id": "nf4",
@@ -116,7 +117,7 @@ def test_across_gpus_and_versions_there_is_no_change_and_a_note_says_which_rows_
     assert table.notes == (
         "Not comparable: nf4-bf16-all-linear (GPU Tesla T4 instead of NVIDIA H100 80GB HBM3).",
     )  # fmt: skip
-    assert "Tesla T4 and NVIDIA H100 80GB HBM3" in table.caption[-1]
+    assert "NVIDIA H100 80GB HBM3 and Tesla T4" in table.caption[-1]
 
 
 @pytest.mark.parametrize(

@@ -42,15 +42,26 @@ def test_missing_and_null_measures_are_nan(tmp_path):
     assert frame[["tokens_per_s", "accuracy_after"]].isna().all(axis=None)
 
 
-def test_the_last_attempt_counts_and_stands_where_its_cell_first_appeared(tmp_path):
+def test_the_last_attempt_counts_and_without_a_plan_stands_where_its_cell_first_appeared(tmp_path):
     records = [
         record("late", status="crashed", phase="load"),
         record("early"),
         record("late", attempt=2, measures={"tokens_per_s": 5.0}),
     ]
-    frame = load_results(write_result(tmp_path / "r", records))
+    folder = write_result(tmp_path / "r", records)
+    (folder / "plan.json").unlink()
+    frame = load_results(folder)
     assert frame[["id", "attempt", "status"]].to_numpy().tolist() == [["late", 2, "ok"], ["early", 1, "ok"]]
     assert frame["tokens_per_s"][0] == 5.0
+
+
+def test_rows_stand_in_the_order_of_the_plan_whatever_the_order_in_which_runs_ended(tmp_path):
+    planned = [record("b"), record("base"), record("a")]
+    ended = [record("a", 1), record("b", 0), record("a", 0), record("base", 1), record("b", 1), record("base", 0)]
+    frame = load_results(write_result(tmp_path / "r", ended, baseline="base", planned=planned))
+    assert frame[["id", "seed"]].to_numpy().tolist() == [
+        ["base", 0], ["base", 1], ["b", 0], ["b", 1], ["a", 0], ["a", 1],
+    ]  # fmt: skip
 
 
 def test_a_file_its_folder_and_a_folder_of_results_are_all_read(tmp_path):

@@ -33,7 +33,7 @@ def parsed_rows(markdown):
 
 def test_the_default_matrix_parses_back_to_the_same_rows_and_columns(tmp_path):
     table = cells_table(load_results(write_result(tmp_path / "r", default_matrix())))
-    rows = parsed_rows(to_markdown(table).split("default: ")[0])
+    rows = parsed_rows(to_markdown(table).split("default: 18 cells")[0])
     assert len(rows) == 19
     assert {len(row) for row in rows} == {len(table.columns)}
     assert rows[0][5].content == "stored GB"

@@ -4,9 +4,11 @@ import pytest
 
 from bench.protocol import PEAK_PARTS
 from bench.tables.load import load_results
-from bench.tables.memory import memory_table
+from bench.tables.memory import ASSUMED, NEEDS, OF_ALLOCATION, OF_NEED, memory_table
+from bench.tables.parts import LIVE_AT_PEAK
+from bench.tables.table import MISSING
 
-from .examples import CPU, NF4, memory_matrix, predicted, record, training, write_result
+from .examples import CAP, CPU, H100, NF4, T4, memory_matrix, predicted, record, training, write_result
 
 
 def table_of(folder, records):
@@ -20,7 +22,7 @@ def shown(table):
 
 def test_the_parts_of_the_predicted_peak_stand_before_it_and_the_measured_one_behind(tmp_path):
     table = table_of(tmp_path, memory_matrix())
-    assert table.title == "Memory of default in training, in GB"
+    assert table.title == "default: training memory in GB"
     assert shown(table)["nf4 (baseline)"] == {
         "id": "nf4 (baseline)", "base": "8.032", "adapters": "0.161", "gradients": "0.161", "optimizer": "0.082",
         "activations": "0.700", "head & logits": "0.900", "dequantized": "0.136", "workspace & rounding": "0.076",
@@ -49,6 +51,63 @@ def test_a_cell_that_ran_out_of_memory_shows_what_it_missed_and_what_was_predict
     assert [row[name] for name in ("predicted", "measured", "residual %", "short", "status")] == [
         "17.049", "≥ 14.900", "–", "0.752", "oom",  # noqa: RUF001
     ]  # fmt: skip
+
+
+def about(table, heading):
+    (column,) = [column for column in table.columns if column.heading == heading]
+    return column.about
+
+
+def out_of_memory(cell_id, needed, *, note=None, **measures):
+    """A cell that ran out of memory under a cap of 15.4 GB, and had asked for 10 MB too many."""
+    return record(cell_id, parameters=T4, status="oom", phase="train", environment={**H100, "prediction_note": note},
+                  measures={**predicted(base=15_000_000_000), **CAP, "short_bytes": 10_000_000,
+                            "predicted_needed_bytes": needed, **measures})  # fmt: skip
+
+
+def test_what_a_cell_is_short_of_is_its_need_less_the_cap_where_that_is_predicted(tmp_path):
+    table = table_of(tmp_path, [out_of_memory("a", 49_878_663_168)])
+    row = shown(table)["a"]
+    assert [row[name] for name in ("needs", "context", "cap", "short")] == ["50.588", "0.709", "15.397", "34.481"]
+    assert about(table, "short") == (
+        "Short: what the cap lacks of the predicted need (needs less context and cap)."
+    )  # fmt: skip
+    rows = table.rows.set_index("id")
+    assert rows.loc["a", ["short_bytes", "predicted_short_bytes", "need_bytes"]].tolist() == [
+        10_000_000, 49_878_663_168 - 15_397_289_984, 49_878_663_168 + 708_837_376,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("needed", [None, 15_000_000_000])
+def test_where_no_need_above_the_cap_is_predicted_it_is_what_the_allocation_missed(tmp_path, needed):
+    table = table_of(tmp_path, [out_of_memory("a", needed)])
+    assert shown(table)["a"]["short"] == "0.010"
+    assert about(table, "short") == f"Short: {OF_ALLOCATION}."
+
+
+def test_where_both_stand_in_the_column_it_is_said_of_which_cells_it_was_measured(tmp_path):
+    table = table_of(tmp_path, [out_of_memory("a", 20e9), out_of_memory("b", 15e9), out_of_memory("c", 20e9, note="x")])
+    assert [row["short"] for row in shown(table).values()] == ["4.603", "0.010", "≥ 4.603"]
+    assert shown(table)["c"]["needs"] == "≥ 20.709"
+    assert about(table, "short") == f"Short: {OF_NEED}; {OF_ALLOCATION} (of b)."
+
+
+def test_a_cell_that_did_not_run_out_of_memory_is_short_of_nothing(tmp_path):
+    records = [out_of_memory("a", 20e9), record("b", parameters=T4, measures={**CAP, "predicted_needed_bytes": 20e9})]
+    assert shown(table_of(tmp_path, records))["b"]["short"] == MISSING
+
+
+def test_a_need_has_a_context_where_none_was_measured_and_that_is_said(tmp_path):
+    known = {**predicted(base=2_000_000_000), "predicted_needed_bytes": 2_100_000_000, "context_bytes": 500_000_000}
+    table = table_of(tmp_path, [record("a", measures=known), record("b", measures={**known, "context_bytes": None})])
+    assert [row["needs"] for row in shown(table).values()] == ["2.600", "2.809"]
+    assert about(table, "needs") == NEEDS + ASSUMED
+    assert about(table_of(tmp_path, [record("a", measures=known)]), "needs") == NEEDS
+
+
+def test_that_parts_are_those_of_one_moment_is_said_where_they_are_predicted(tmp_path):
+    assert LIVE_AT_PEAK in table_of(tmp_path, memory_matrix()).caption
+    assert LIVE_AT_PEAK not in table_of(tmp_path, [record("nf4", measures=NF4)]).caption
 
 
 def test_a_lower_bound_is_marked_and_a_note_says_why(tmp_path):

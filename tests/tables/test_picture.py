@@ -22,9 +22,13 @@ def bars(tmp_path):
 
 
 def texts(figure):
-    axes = figure.axes[0]
-    labels = [*axes.texts, *axes.get_yticklabels(), *figure.texts, *figure.legends[0].get_texts()]
-    return [label.get_text() for label in labels]
+    of_axes = [label for axes in figure.axes for label in (*axes.texts, *axes.get_yticklabels())]
+    return [label.get_text() for label in (*of_axes, *figure.texts, *figure.legends[0].get_texts())]
+
+
+def inches(figure, artist):
+    box = artist.get_window_extent()
+    return box.y0 / figure.dpi, box.y1 / figure.dpi
 
 
 @pytest.mark.parametrize("kind", ["svg", "png"])
@@ -54,7 +58,8 @@ def test_the_parts_of_a_bar_are_drawn_from_zero_one_after_another_to_its_total(b
 def test_the_picture_says_totals_statuses_conditions_and_the_rule_of_the_limit(bars):
     said = "\n".join(texts(_figure(bars)))
     for words in ("10.25", "≥ 10.25", "17.05  oom", "measured peak", "cap (vram_limit)", "head & logits",
-                  "vram_limit T4: torch may hold 15.40 GB", "n = 2 seeds", "Memory at the predicted peak"):  # fmt: skip
+                  "vram_limit T4: torch may hold 15.40 GB", "n = 2 seeds", "Parts are those live at the moment",
+                  "default: predicted peak of training"):  # fmt: skip
         assert words in said
 
 
@@ -70,6 +75,52 @@ def test_nothing_stands_outside_of_the_picture_and_ids_do_not_reach_into_the_bar
         assert 0 <= label.get_window_extent().x0 < label.get_window_extent().x1 <= left
     for text in (*axes.texts, *figure.texts, *figure.legends[0].get_texts()):
         assert 0 <= text.get_window_extent().x0 < text.get_window_extent().x1 <= right
+
+
+@pytest.fixture
+def two_models():
+    small = [Bar(f"s{at}", {"base": 4e8, "activations": at * 1e8}, model="hub/small", measured_bytes=5e8)
+             for at in range(1, 4)]  # fmt: skip
+    large = [Bar(f"l{at}", {"base": 5e9, "activations": at * 1e9}, model="hub/large") for at in range(1, 3)]
+    unknown = Bar("dead", {}, model="/home/" + "models/" * 30, status="crashed")
+    return Bars("t", ("base", "activations"), (*small, *large, unknown), ("caption",))
+
+
+def test_models_that_differ_much_have_a_panel_each_with_their_own_axis_between_the_same_edges(two_models):
+    figure = _figure(two_models)
+    figure.draw_without_rendering()
+    small, large, unknown = figure.axes
+    assert [axes.get_xlim()[1] for axes in (small, large)] == pytest.approx([700 * 1.02, 7 * 1.02])
+    assert [axes.get_xlabel() for axes in (small, large)] == ["MB (1e6 bytes)", "GB (1e9 bytes)"]
+    assert not unknown.xaxis.get_visible()
+    assert len({(box.x0, box.x1) for box in (axes.get_window_extent() for axes in figure.axes)}) == 1
+    said = texts(figure)
+    assert {"hub/small", "hub/large", "total MB", "total GB", "700.0", "7.00", "–  crashed"} <= set(said)  # noqa: RUF001
+    assert said.count("base") == 1
+
+
+def test_panels_and_their_headings_follow_one_another_and_none_covers_another(two_models):
+    figure = _figure(two_models)
+    figure.draw_without_rendering()
+    spans = [inches(figure, axes) for axes in figure.axes]
+    headings = [inches(figure, text) for text in figure.texts if text.get_text().startswith(("hub/", "/home/"))]
+    edges = [edge for heading, span in zip(headings, spans, strict=True) for edge in (*heading[::-1], *span[::-1])]
+    assert edges == sorted(edges, reverse=True)
+    labels = [inches(figure, axes.xaxis.label) for axes in figure.axes[:2]]
+    assert all(label[0] > heading[1] for label, heading in zip(labels, headings[1:], strict=True))
+    assert all(0 <= box.x0 < box.x1 <= figure.bbox.width for box in (text.get_window_extent() for text in figure.texts))
+
+
+@pytest.mark.parametrize("kind", ["svg", "png"])
+def test_panels_too_give_the_same_bytes_each_time(two_models, kind):
+    assert draw(two_models, kind) == draw(two_models, kind)
+
+
+def test_across_panels_too_only_so_many_bars_are_drawn():
+    bars = tuple(Bar(f"c{at}", {"base": 1e9 * (1 + 9 * (at >= 50))}, model=f"m{at // 50}") for at in range(200))
+    figure = _figure(Bars("t", ("base",), bars, ()))
+    assert [len(axes.get_yticks()) for axes in figure.axes] == [50, MOST_BARS - 50]
+    assert f"The first {MOST_BARS} of 200 cells." in texts(figure)
 
 
 def test_dollars_and_unknown_letters_in_an_id_are_text(bars, recwarn):

@@ -44,6 +44,21 @@ def test_a_run_out_of_memory_says_what_it_missed_and_what_was_predicted(tmp_path
     assert table.rows["short_bytes"].tolist()[:2] == [752_000_000] * 2
 
 
+def test_what_a_run_under_a_cap_missed_is_told_of_its_whole_need_not_of_one_allocation(tmp_path):
+    capped = {"short_bytes": 2_000_000, "cap_bytes": 15_400_000_000}
+    records = [
+        record("a", status="oom", phase="adapt", measures={**capped, "predicted_needed_bytes": 16_300_000_000}),
+        record("b", status="oom", phase="train", measures={**capped, "predicted_needed_bytes": 12_000_000_000}),
+        record(
+            "c", status="oom", phase="train", measures={**capped, "predicted_needed_bytes": 16_300_000_000},
+            environment={"prediction_note": "a lower bound"},
+        ),
+    ]  # fmt: skip
+    table = table_of(tmp_path, records)
+    assert [row[3] for row in table.texts()] == ["0.900", "0.002", "≥ 0.900"]
+    assert "what the cap lacks of the predicted need" in str(table.columns[3].about)
+
+
 def test_where_no_run_was_out_of_memory_there_is_no_column_for_it(tmp_path):
     table = table_of(tmp_path, [record("a", status="crashed", phase="load", message="boom")])
     assert [column.heading for column in table.columns] == ["id", "seed", "status", "phase", "message", "hint"]

@@ -53,8 +53,8 @@ def test_each_result_below_a_folder_gets_its_own_tables(tmp_path, no_matplotlib)
     for name in ("one", "two"):
         write_result(tmp_path / name, [record("a", matrix=name)])
     assert len(write_tables(tmp_path)) == 12
-    assert "Cells of one" in (text := shown(tmp_path))
-    assert "Cells of two" in text
+    assert "one: results by cell" in (text := shown(tmp_path))
+    assert "two: results by cell" in text
 
 
 def test_a_table_that_cannot_be_written_is_an_error_that_says_so(tmp_path):
@@ -75,7 +75,7 @@ def test_without_records_a_sentence_says_what_to_do_and_nothing_is_written(tmp_p
 def test_the_conditions_and_doubts_are_said_once_in_the_terminal(tmp_path):
     folder = write_result(tmp_path / "r", [*default_matrix(), record("x", status="oom", phase="load")], tail="{")
     text = " ".join(shown(folder).split())
-    assert all(f"{name} of default" in text for name in ("Cells", "Storage", "Memory", "Problems"))
+    assert all(f"default: {name}" in text for name in ("results", "storage", "training memory", "problems"))
     assert text.count("19 cells, n = 1 seed") == 1
     assert text.count("cut short") == 1
 
@@ -115,5 +115,5 @@ def test_with_matplotlib_that_line_is_not_there(tmp_path):
 
 def test_the_bars_stand_below_the_table_of_memory(tmp_path):
     text = shown(write_result(tmp_path / "r", memory_matrix()))
-    places = [text.index(f"{words} default") for words in ("Memory of", "peak of training:", "Problems of")]
+    places = [text.index(f"default: {words}") for words in ("training memory", "predicted peak", "problems")]
     assert places == sorted(places)

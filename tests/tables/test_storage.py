@@ -25,7 +25,7 @@ def test_a_record_without_components_is_shown_by_its_sums_in_gigabytes(tmp_path)
         "quantized_parameters_count": 6_525_288_448,
     }
     table = table_of(tmp_path, [record("nf4", measures=measures)])
-    assert table.title == "Storage of default, in GB"
+    assert table.title == "default: storage of the loaded base in GB"
     assert shown(table)["nf4"] == {
         "id": "nf4", "4/8-bit %": "85.7", "packed": "3.263", "quant. state": "0.408", "unquantized": "2.181",
         "buffers": "<0.001", "stored": "5.851", "HF footprint": "5.443", "status": "ok",
@@ -34,7 +34,7 @@ def test_a_record_without_components_is_shown_by_its_sums_in_gigabytes(tmp_path)
 
 def test_a_small_model_is_shown_in_megabytes_and_the_files_keep_every_byte(tmp_path):
     table = table_of(tmp_path, [record("nf4", measures=NF4), record("bf16", measures=BF16)])
-    assert table.title == "Storage of default, in MB"
+    assert table.title == "default: storage of the loaded base in MB"
     assert [row[1:4] for row in table.texts()] == [["78.9", "53.1", "6.6"], ["0.0", "0.0", "0.0"]]
     parts = ["packed_bytes", "quant_state_bytes", "unquantized_bytes", "buffer_bytes"]
     assert (table.rows[parts].sum(axis=1) == table.rows["stored_bytes"]).all()

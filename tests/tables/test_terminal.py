@@ -13,7 +13,7 @@ from bench.tables.load import load_results
 from bench.tables.memory import memory_table
 from bench.tables.problems import problems_table
 from bench.tables.storage import storage_table
-from bench.tables.terminal import fitting, print_table
+from bench.tables.terminal import fitting, fold, pieces, print_table
 
 from .examples import default_matrix, memory_matrix, record, write_result
 
@@ -62,7 +62,7 @@ def test_where_the_main_columns_do_not_fit_long_ids_are_folded_and_every_figure_
     table = table_of(tmp_path, [record(cell_id, measures=figures) for cell_id in long], storage_table)
     lines = lines_of(table, 80)
     assert max(map(cell_len, lines)) <= 80
-    rows = [line for line in lines if line.startswith("nf4-")]
+    rows = [line for line in lines if line.startswith("nf4-") and line.split()[1:]]
     assert all(line.split()[1:] == ["53.1", "1.9", "56.7", "111.7", "109.8"] for line in rows)
     assert len(rows) == 2
 
@@ -76,12 +76,57 @@ def test_no_line_is_ever_longer_than_the_console(tmp_path_factory, width, messag
         assert max(map(cell_len, lines_of(table_of(folder, records, make), width))) <= width
 
 
-def test_a_narrow_terminal_says_how_many_columns_it_hides_and_where_they_are(tmp_path):
+def test_a_narrow_terminal_says_which_columns_it_hides_and_where_they_are(tmp_path):
     table = table_of(tmp_path, default_matrix())
-    lines = lines_of(table, 80)
+    text = " ".join(" ".join(lines_of(table, 80)).split())
     kept = fitting(table.columns, table.texts(), 80)
-    assert any(f"{len(table.columns) - len(kept)} columns hidden" in line for line in lines)
-    assert str(FULL) in " ".join(lines)
+    hidden = [column.heading.replace("\n", " ") for index, column in enumerate(table.columns) if index not in kept]
+    assert len(hidden) > 2
+    assert f"hidden at this width: {', '.join(hidden)}; {FULL} has all." in text
+
+
+LONG = [f"qwen2.5-0.5b-no-upcast-ckpt-paged_adamw_8bit-bs{number}-len256" for number in (4, 16)]
+
+
+@pytest.mark.parametrize(("width", "is_whole"), [(80, False), (100, False), (130, True)])
+def test_long_ids_are_folded_at_their_hyphens_only_where_the_table_does_not_fit_beside_them(tmp_path, width, is_whole):
+    figures = {"stored_bytes": 111_700_000, "packed_bytes": 53_100_000, "unquantized_bytes": 56_700_000,
+               "quant_state_bytes": 1_900_000, "buffer_bytes": 100, "footprint_bytes": 109_800_000}  # fmt: skip
+    table = table_of(tmp_path, [record(cell_id, measures=figures) for cell_id in LONG], storage_table)
+    lines = lines_of(table, width)
+    ids = [line.split()[0] for line in lines if line.startswith(("qwen", "paged", "bs", "len"))]
+    assert "".join(ids) == "".join(LONG)
+    assert (len(ids) == len(LONG)) == is_whole
+    assert all(line.endswith(("-", "len256")) for line in ids)
+
+
+def test_at_80_characters_long_ids_leave_room_for_the_main_columns(tmp_path):
+    figures = {"stored_bytes": 4.57e8, "train_peak_allocated_bytes": 1.28e9, "tokens_per_s": 2825.0}
+    table = table_of(tmp_path, [record(cell_id, measures=figures) for cell_id in LONG])
+    heads = " ".join(lines_of(table, 80)[1:3])
+    assert all(name in heads for name in ("stored", "peak GB", "tokens/s", "status"))
+
+
+@pytest.mark.parametrize(
+    ("name", "characters", "lines"),
+    [
+        ("nf4-dq-bf16", 24, ["nf4-dq-bf16"]),
+        ("bs4-len256-ckpt", 11, ["bs4-len256-", "ckpt"]),
+        ("nf4-dq (baseline)", 12, ["nf4-dq", "(baseline)"]),
+        ("a--b", 3, ["a--", "b"]),
+        ("paged_adamw_8bit-bs4", 12, ["paged_adamw_", "8bit-", "bs4"]),
+        ("", 12, [""]),
+    ],
+)
+def test_a_name_breaks_after_hyphens_and_at_spaces_and_within_a_word_only_where_it_must(name, characters, lines):
+    assert fold(pieces(name), characters).split("\n") == lines
+
+
+@given(st.text("ab-_ 漢", max_size=60), st.integers(2, 40))
+def test_a_folded_name_is_no_wider_than_asked_for_and_loses_nothing_but_spaces(name, characters):
+    lines = fold(pieces(name), characters).split("\n")
+    assert max(map(cell_len, lines)) <= characters
+    assert "".join("".join(lines).split()) == "".join(name.split())
 
 
 def test_a_wide_terminal_hides_nothing(tmp_path):

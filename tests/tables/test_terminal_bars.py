@@ -8,7 +8,7 @@ from rich.console import Console
 
 from bench.tables.bars import Bar, Bars, memory_bars
 from bench.tables.load import load_results
-from bench.tables.terminal_bars import CAP, MEASURED, drawn, print_bars
+from bench.tables.terminal_bars import CAP, MEASURED, apportioned, drawn, print_bars
 
 from .examples import default_matrix, memory_matrix, write_result
 
@@ -74,6 +74,49 @@ def test_long_ids_are_folded_and_lose_nothing():
     lines = lines_of(bars, 80)
     assert max(map(cell_len, lines)) <= 80
     assert "".join(line[:40].strip() for line in lines[1:3]) == name
+
+
+# With shares of nothing and of equal bytes, which meet at the edges of rounding.
+SIZES = st.lists(st.integers(0, 10**11) | st.sampled_from([0, 10**9, 5 * 10**9]), min_size=3, max_size=3).filter(any)
+
+
+@settings(max_examples=300, deadline=None)
+@given(sizes=SIZES, length=st.integers(10, 200), others=st.integers(0, 10**11))
+def test_parts_get_whole_characters_near_their_share_that_add_up_and_none_more_than_a_larger_one(sizes, length, others):
+    bar = stack(*sizes)
+    bars = Bars("t", PARTS, (bar, stack(others)), ())
+    shares = [size * length / bars.end_bytes for size in sizes]
+    counts = apportioned([size * (length / bars.end_bytes) for size in sizes])
+    assert sum(counts) == len(drawn(bar, bars, length).plain.rstrip(" "))
+    assert abs(sum(counts) - sum(shares)) <= 0.5 + 1e-6
+    assert all(abs(count - share) < 1 for count, share in zip(counts, shares, strict=True))
+    for large, few in zip(sizes, counts, strict=True):
+        assert all(few >= count for size, count in zip(sizes, counts, strict=True) if size < large)
+
+
+def test_a_small_part_does_not_take_the_character_of_a_larger_one():
+    bar = stack(457, 18, 122)
+    bars = Bars("t", PARTS, (bar, stack(1000)), ())
+    assert [drawn(bar, bars, length).plain.rstrip() for length in (1, 2, 5, 20)] == [
+        "█", "█", "██▒", "█████████▒▒▒",
+    ]  # fmt: skip
+
+
+def test_models_that_differ_much_are_blocks_each_with_its_own_scale_and_unit(tmp_path):
+    small = Bar("small", {"base": 4e8, "activations": 1e8}, model="135m", measured_bytes=5e8)
+    large = Bar("large", {"base": 5e9}, model="7b", status="oom")
+    assert [line.rstrip() for line in lines_of(Bars("t", PARTS, (small, large), ()), 39)] == [
+        "t",
+        "",
+        "135m, in MB",
+        "small  ████████████████▒▒▒▒┃  500.0",
+        "",
+        "7b, in GB",
+        "large  ████████████████████    5.00 oom",
+        "",
+        "█ base  ╱ adapters  ▒ activations",  # noqa: RUF001
+        "┃ measured peak",
+    ]
 
 
 @settings(max_examples=50, deadline=None)
