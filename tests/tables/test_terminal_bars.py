@@ -68,12 +68,14 @@ def test_colour_adds_nothing_that_the_characters_do_not_say(tmp_path):
     assert "\x1b" not in "".join(plain)
 
 
-def test_long_ids_are_folded_and_lose_nothing():
+def test_long_ids_are_folded_at_hyphens_and_lose_nothing():
     name = "kbit_upcast=false-optim=paged_adamw_8bit-max_length=512-batch_size=16"
     bars = Bars("t", PARTS, (Bar(name, {"base": 5e9}), Bar("a", {"base": 1e9})), ())
     lines = lines_of(bars, 80)
     assert max(map(cell_len, lines)) <= 80
-    assert "".join(line[:40].strip() for line in lines[1:3]) == name
+    shown = [line[:40].strip() for line in lines[1:4]]
+    assert "".join(shown) == name
+    assert [line[-1] for line in shown[:-1]] == ["-", "-"]
 
 
 # With shares of nothing and of equal bytes, which meet at the edges of rounding.
