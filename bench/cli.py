@@ -210,7 +210,9 @@ def _answers(
 
     try:
         with status or nullcontext():
-            answers = predictions(chosen.cells, data_dir=data, trust_remote_code=trust_remote_code, tell=tell)
+            answers = predictions(
+                chosen.cells, seeds=chosen.seeds, data_dir=data, trust_remote_code=trust_remote_code, tell=tell
+            )
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     if not any(isinstance(answer, Prediction) for answer in answers.values()):

@@ -79,10 +79,11 @@ class Measure:
 class Question:
     """What a worker needs to know to predict the memory of cells: for each its id and its parameters.
 
-    `data_dir` and `cache_dir` are as a `Request` has them.
+    Each is run with every one of the `seeds`. `data_dir` and `cache_dir` are as a `Request` has them.
     """
 
     cells: Sequence[Mapping[str, Any]]
+    seeds: Sequence[int] = (0,)
     data_dir: str | None = None
     cache_dir: str | None = None
     trust_remote_code: bool = False

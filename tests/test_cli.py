@@ -131,10 +131,9 @@ def test_params_cuts_no_value_at_any_common_width(width):
     assert max(map(len, shown.splitlines())) <= width
     words = set(shown.split())
     for row in listed:
-        assert {row["name"], *row["type"].split(), *row["default"].split()} <= words
-    text = "".join(shown.split())
-    assert "…" not in text
-    assert all("".join(row["about"].split())[:20] in text for row in listed if len(row["about"]) <= 24)
+        short = {word for word in row["about"].split() if len(word) <= 12}  # longer ones may be folded
+        assert {row["name"], *row["type"].split(), *row["default"].split(), *short} <= words
+    assert "…" not in shown
 
 
 def test_mistakes_are_told_all_at_once_and_nothing_is_written(tmp_path):

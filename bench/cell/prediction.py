@@ -28,14 +28,14 @@ the forward pass; Adam's state takes 8 bytes an element (2 and a 32nd with 8 bit
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from bench.cell import allocator, blueprint, encoding, heads, precision, quantize, sources, storage, tasks
 from bench.cell.channel import Send
@@ -50,8 +50,8 @@ from bench.protocol import PEAK_PARTS, Question, Request
 # Of a card as most are, for a prediction that is not for one in particular.
 USUAL = Kernels(flash_attention=True, workspace_bytes=one_workspace_bytes())
 
-# Parameters that decide which tokens a cell trains on.
-READ = ("model", "revision", "task", "train_examples", "max_length")
+ASSUMED = "as if every sequence had max_length tokens"
+
 # Parameters that change no byte, with a value to stand for all.
 INDIFFERENT: dict[str, Any] = {
     "weights": "random", "lora_alpha": 1, "use_rslora": False, "init_lora_weights": True, "optim": "sgd",
@@ -124,36 +124,44 @@ def kernels_of(device: torch.device) -> Kernels:
     return Kernels(has_flash_attention(device), one_workspace_bytes(capability))
 
 
-def expected_shape(parameters: Parameters, asked: Request | Question) -> tuple[Shape, str | None]:
-    """Return a cell's largest batch as the texts of its task make it; where those are not here, an upper bound and why.
+def expected_shape(
+    parameters: Parameters, seeds: Sequence[int], asked: Request | Question, *, hub: bool
+) -> tuple[Shape, str | None]:
+    """Return the largest batch of a cell's runs on a GPU, to whose width the others are padded (`graphs.pad_alike`).
 
-    In every order of the examples some batch has the longest one; whether it is the one with the longest label, only
-    the order tells.
+    Where the texts or the tokenizer are out of reach, sequences of `max_length` stand in, and what was assumed is told.
+    A task is looked for on the `hub` only if that is allowed.
+
+    Raises:
+        Invalid: the texts cannot be read, or not be trained on.
     """
     if parameters.weights == "random":
         return largest_shape(parameters), None
-    read = Parameters(**{name: getattr(parameters, name) for name in READ})
     data_dir, cache_dir = sources.folders(asked)
-    try:
-        if not tasks.is_at_hand(parameters.task, data_dir):
-            raise Invalid(f"the texts of {parameters.task} are not on this machine (name their folder with --data)")
-        examples, longest, width = _extent(read, data_dir, cache_dir, asked.trust_remote_code)
-    except Invalid as error:
-        return largest_shape(parameters), f"every sequence is taken to have max_length tokens, since {error}"
-    return Shape(min(parameters.batch_size, examples), rounded_up(longest), width), None
+    if not hub and not tasks.is_at_hand(parameters.task, data_dir):
+        where = f"in {data_dir}" if data_dir else "on this machine"
+        fix = f"name the folder that holds {parameters.task}/train.csv with --data"
+        return largest_shape(parameters), f"{ASSUMED}, since the texts of {parameters.task} are not {where}; {fix}"
+    task = tasks.load_task(parameters.task, data_dir, parameters.train_examples)
+    tokenizer = _tokenizer(parameters.model, parameters.revision, cache_dir, asked.trust_remote_code)
+    if isinstance(tokenizer, str):
+        return largest_shape(parameters), f"{ASSUMED}, since {tokenizer}"
+    labels = encoding.encode_labels(tokenizer, task.labels)
+    examples = encoding.encode_examples(tokenizer, task.train, task.labels, labels, parameters.max_length, cache_dir)
+    surveys = [encoding.survey(examples, parameters, seed) for seed in seeds]
+    shapes = [Shape(survey.rows, max(survey.lengths), survey.width) for survey in surveys]
+    return max(shapes, key=lambda shape: (shape.rows * shape.length, shape.width)), None
 
 
 @lru_cache(maxsize=16)
-def _extent(
-    read: Parameters, data_dir: Path | None, cache_dir: Path | None, trust_remote_code: bool
-) -> tuple[int, int, int]:
-    """Return how many training examples a cell has, and the tokens of the longest and of the longest label."""
-    task = tasks.load_task(read.task, data_dir, read.train_examples)
-    tokenizer = sources.find_tokenizer(read, cache_dir, trust_remote_code)
-    labels = encoding.encode_labels(tokenizer, task.labels)
-    examples = encoding.encode_examples(tokenizer, task.train, task.labels, labels, read.max_length, cache_dir)
-    every = [examples[row] for row in range(len(examples))]
-    return len(every), max(map(len, every)), max(len(example.label) for example in every)
+def _tokenizer(
+    model: str, revision: str | None, cache_dir: Path, trust_remote_code: bool
+) -> PreTrainedTokenizerBase | str:
+    """Return a model's tokenizer, or why it cannot be had."""
+    try:
+        return sources.find_tokenizer(Parameters(model=model, revision=revision), cache_dir, trust_remote_code)
+    except Invalid as error:
+        return str(error)
 
 
 def answer(question: Question, send: Send) -> None:
@@ -163,9 +171,9 @@ def answer(question: Question, send: Send) -> None:
         send({"kind": "predicting", "id": id_})
         try:
             config = sources.shape_config(parameters, question.trust_remote_code)
-            shape, at_most = expected_shape(parameters, question)
+            shape, assumed = expected_shape(parameters, question.seeds, question, hub=False)
             found = predict(parameters, config, shape)
-            told = {"measures": found.measures, "note": found.note, "at_most": None if found.note else at_most}
+            told = {"measures": found.measures, "note": found.note, "assumed": None if found.note else assumed}
             send({"kind": "prediction", "id": id_, **told})
         except Invalid as error:
             send({"kind": "refusal", "id": id_, "message": str(error), "hint": error.fix})

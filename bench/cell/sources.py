@@ -84,7 +84,7 @@ def find(
             return Source(None, config, None, {"state_dict": tensors})
         path, revision = _checkpoint(parameters, cache_dir)
         config = _read_config(parameters.model, path, revision, trust_remote_code)
-        tokenizer = find_tokenizer(parameters, cache_dir, trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
         arguments = {"revision": revision} if revision else {}
         return Source(path, config, tokenizer, {**arguments, "trust_remote_code": trust_remote_code})
 
@@ -98,10 +98,13 @@ def find_tokenizer(
         Invalid: it cannot be found or read, or asks to run code of its own without `trust_remote_code`.
     """
     with _refused(parameters.model):
-        path, revision = _checkpoint(parameters, cache_dir)
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            path, revision=revision, trust_remote_code=trust_remote_code
-        )
+        if parameters.model == PACKAGED_MODEL and not _is_intact(_packaged_folder(cache_dir)):
+            gguf = packaged_gguf()  # its weights are not unpacked for a tokenizer
+            path, arguments = str(gguf.parent), dict[str, Any](gguf_file=gguf.name)
+        else:
+            path, revision = _checkpoint(parameters, cache_dir)
+            arguments = dict[str, Any](revision=revision, trust_remote_code=trust_remote_code)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, **arguments)
         return tokenizer
 
 
@@ -117,7 +120,7 @@ def _refused(model: str, fix: str = WHAT_A_MODEL_IS) -> Iterator[None]:
     """Turn what Transformers says of a model that it cannot read, or whose code it may not run, into a result."""
     try:
         yield
-    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, StrictDataclassError) as error:
         if "trust_remote_code" in str(error):  # of a tokenizer's own code
             raise Invalid(f"model {model!r} asks to run code of its own: {first_line(error)}", TRUST) from error
         raise Invalid(f"model {model!r} cannot be loaded: {first_line(error)}", fix) from error
@@ -143,6 +146,7 @@ def _read_config(model: str, path: str, revision: str | None, trust_remote_code:
         stated, _ = PretrainedConfig.get_config_dict(path, revision=revision)
         if not trust_remote_code and any(name.startswith(OWN_CODE) for name in stated.get("auto_map") or ()):
             raise Invalid(f"model {model!r} asks to run code of its own (auto_map in its config.json)", TRUST)
+    with _refused(model, CORRECT if stated else WHAT_A_MODEL_IS):
         config: PretrainedConfig = AutoConfig.from_pretrained(
             path, revision=revision, trust_remote_code=trust_remote_code
         )
@@ -185,7 +189,7 @@ def packaged_checkpoint(cache_dir: Path) -> Path:
     Raises:
         Invalid: the checkpoint has to be made, and the package is not installed, or holds another file.
     """
-    folder = cache_dir / f"{PACKAGED_MODEL}-{PACKAGED_SHA256[:12]}"
+    folder = _packaged_folder(cache_dir)
     cache_dir.mkdir(parents=True, exist_ok=True)
     with _exclusive(cache_dir / f"{folder.name}.lock"):
         for half_made in cache_dir.glob(f"{folder.name}.*/"):  # by a process that was killed
@@ -200,6 +204,10 @@ def packaged_checkpoint(cache_dir: Path) -> Path:
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
     return folder
+
+
+def _packaged_folder(cache_dir: Path | None) -> Path:
+    return (cache_dir or default_cache_dir()) / f"{PACKAGED_MODEL}-{PACKAGED_SHA256[:12]}"
 
 
 @cache

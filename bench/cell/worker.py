@@ -152,7 +152,8 @@ def predict_cell(request: Request, report: Report, shortage: Shortage | None = N
             report.measures.update(prediction.predict_storage(parameters, config))
             return None
         kernels = prediction.kernels_of(report.device)
-        shape = report.largest or prediction.expected_shape(parameters, request)[0]
+        # A cell that lacks memory before its first step has read its task and its tokenizer.
+        shape = report.largest or prediction.expected_shape(parameters, [request.seed], request, hub=True)[0]
         predicted = prediction.predict(parameters, config, shape, kernels)
         report.measures.update(predicted.measures)
         report.provenance["prediction_note"] = predicted.note

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 # GPU memory that CUDA and its libraries took before the model, outside of torch: by NVML, on an H200 with CUDA 13.0.
 # Other cards and versions differ by some hundred MB.
 CONTEXT_BYTES = 708_837_376
+# A limit at or below that leaves torch nothing; this is it, rounded up to a million bytes.
+LEAST_BYTES = (CONTEXT_BYTES // 10**6 + 1) * 10**6
 
 # torch keeps a cuBLAS workspace for the forward pass's thread and one for the backward pass's. Its sizes, where
 # CUBLAS_WORKSPACE_CONFIG does not set them, are parseChosenWorkspaceSize's (aten/src/ATen/cuda/CublasHandlePool.cpp):
@@ -143,7 +145,7 @@ def size_bytes(text: str) -> int | None:
 
 
 def canonical(limit: int | str) -> int | str:
-    """Write a `vram_limit` in the one way that ids and keys know it by.
+    """Write a `vram_limit` as ids and keys know it: a card as `CARDS` spells it, a size as `16GB`, bytes as a number.
 
     Raises:
         ValueError: as `memory_bytes`.

@@ -16,8 +16,8 @@ NO_FLASH_ATTENTION_2 = "no FlashAttention 2"
 class Fit:
     """The answer for one cell on one card.
 
-    `fits` is None where only a lower bound of the need is known, and that would fit. `headroom_bytes` is what the card
-    has over what is needed, negative where it does not fit; None where only a lower bound is known. `reason` says what
+    `fits` is None where it is not known. `headroom_bytes` is what the card has over what is needed, negative where it
+    does not fit; None where only a lower bound is known, or where the cell may or may not fit. `reason` says what
     besides memory keeps the cell off the card.
     """
 
@@ -36,15 +36,24 @@ def need_bytes(measures: Mapping[str, int], card: Card | None = None) -> int:
     return need if card is None else need - WORKSPACES * one_workspace_bytes() + workspace_bytes(card)
 
 
-def fit(measures: Mapping[str, int], parameters: Parameters, card: Card, *, lower_bound: bool = False) -> Fit:
+def fit(
+    measures: Mapping[str, int],
+    parameters: Parameters,
+    card: Card,
+    *,
+    lower_bound: bool = False,
+    longest_texts: bool = False,
+) -> Fit:
     """Tell whether a cell fits a card: its need is at most the card's memory, and the card runs what it asks for.
 
-    `lower_bound` says that the predicted need is one.
+    `lower_bound` says that the predicted need is one, and `longest_texts` that it is for the longest texts that the
+    cell may have: then a card that is too small for these may do for the real ones.
     """
     headroom = card.memory_bytes - need_bytes(measures, card)
     reason = _reason(parameters, card)
-    fits = False if reason or headroom < 0 else None if lower_bound else True
-    return Fit(fits, None if lower_bound else headroom, reason)
+    is_open = longest_texts if headroom < 0 else lower_bound
+    fits = False if reason else None if is_open else headroom >= 0
+    return Fit(fits, None if is_open or lower_bound else headroom, reason)
 
 
 def _reason(parameters: Parameters, card: Card) -> str | None:

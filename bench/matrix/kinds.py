@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
 
-from bench.matrix.cards import card_named, size_bytes, size_named
-from bench.matrix.limits import LEAST_BYTES
+from bench.matrix.cards import LEAST_BYTES, card_named, size_bytes, size_named
 from bench.matrix.parameters import Parameters
 
 # Counts beyond this are slips of the keyboard; the memory of a card in bytes is far below.

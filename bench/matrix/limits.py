@@ -8,11 +8,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from bench.errors import BenchError
-from bench.matrix.cards import CARDS, CONTEXT_BYTES, Card, bare_name, card_of, size_bytes, without_maker
+from bench.matrix.cards import CARDS, CONTEXT_BYTES, LEAST_BYTES, Card, bare_name, card_of, size_bytes, without_maker
 from bench.matrix.wording import listing, quoted, short_float
 
-# A limit at or below what CUDA itself takes leaves torch nothing; this is that, rounded up to a million bytes.
-LEAST_BYTES = (CONTEXT_BYTES // 10**6 + 1) * 10**6
 # A bare number is bytes. Less than this is no card's memory, so that gigabytes or a card were meant.
 FEWEST_BYTES = 10**6
 MOST_GB = 1000
@@ -34,6 +32,7 @@ _THOUSANDS = re.compile(r"(?<=[0-9])[,_](?=[0-9]{3}(?![0-9]))")
 # What makes a model of a card: its letters, its number, and Ti or SUPER; and the size that some are sold in.
 _MODEL = re.compile(r"([a-z]*)[\s_-]*([0-9]+)[\s_-]*((?:ti)?[\s_-]*(?:super)?)(?:.*?(?<![0-9.])([0-9]{1,4})\s*gi?b)?")
 _CONSUMER = ("rtx", "gtx")
+_OTHERS = ("laptop", "max-q", "mobile")  # cards of a name, with less memory
 
 _LONGEST = 60  # no card's name is longer, however its maker writes it
 
@@ -77,12 +76,14 @@ def cards_near(text: str) -> list[str]:
 
     A card of another number or size, or a Ti or SUPER where `text` has none, is another card and never meant.
     """
+    if any(word in text.lower() for word in _OTHERS):
+        return []
     letters, number, size_gb = _model(text[:_LONGEST])
     models = {name: _model(name) for name in CARDS}
     same = [
         name
         for name, (_, known, _) in models.items()
-        if known == number and size_gb in (None, round(CARDS[name].memory_bytes / 2**30))
+        if known == number and (size_gb is None or _is_about(size_gb * 2**30, CARDS[name].memory_bytes))
     ]
     exact = [name for name in same if models[name][0] == letters]
     # One letter is a series of its own: the P4000 is no RTX 4000.
@@ -90,6 +91,11 @@ def cards_near(text: str) -> list[str]:
     bare = bare_name(text[:_LONGEST])
     begun = [name for name in exact if bare.startswith(bare_name(name))]
     return [max(begun, key=len)] if begun else exact or alike
+
+
+def _is_about(size: int, memory: int) -> bool:
+    # A card's memory is told in GB or GiB, with what ECC takes or without.
+    return abs(size - memory) <= memory / 10
 
 
 def _model(name: str) -> tuple[str, str, int | None]:

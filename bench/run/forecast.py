@@ -25,12 +25,12 @@ TICK_S = 0.2  # how late the end of a worker that said nothing may be noticed
 class Prediction:
     """The measures named `predicted_*` of one cell.
 
-    `note` says why its peak is a lower bound only, and `at_most` why it is an upper one.
+    `note` says why its peak is a lower bound only, and `assumed` what was taken for granted of its texts.
     """
 
     measures: Mapping[str, int]
     note: str | None = None
-    at_most: str | None = None
+    assumed: str | None = None
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ Answer = Prediction | Refusal
 def predictions(
     cells: Sequence[Cell],
     *,
+    seeds: Sequence[int] = (0,),
     data_dir: Path | None = None,
     trust_remote_code: bool = False,
     tell: Callable[[int, str], None] = lambda number, cell_id: None,
@@ -54,7 +55,8 @@ def predictions(
 ) -> dict[str, Answer]:
     """Predict the memory of cells in one worker process; return an answer for each id, in the order of the cells.
 
-    `data_dir` is where the texts of tasks lie, by which a cell's largest batch is known (bench.cell.tasks.load_task).
+    `data_dir` is where the texts of tasks lie (bench.cell.tasks.load_task), which with the seeds decide the largest
+    batch of a cell.
     `tell` is called with the number, from 1, and the id of the cell that is worked on. `command` replaces
     `PREDICT_COMMAND` in tests. Whatever ends the call, Ctrl-C included, ends the worker.
 
@@ -63,6 +65,7 @@ def predictions(
     """
     question = Question(
         [{"id": cell.id, "parameters": cell.parameters.model_dump(mode="json")} for cell in cells],
+        list(seeds),
         str(data_dir.absolute()) if data_dir else None,
         trust_remote_code=trust_remote_code,
     )
@@ -113,7 +116,7 @@ def _some(ids: Sequence[str]) -> str:
 def _answer(message: Message) -> Answer | None:
     match message.get("kind"):
         case "prediction":
-            return Prediction(message.get("measures") or {}, message.get("note"), message.get("at_most"))
+            return Prediction(message.get("measures") or {}, message.get("note"), message.get("assumed"))
         case "refusal":
             return Refusal(str(message.get("message")).removesuffix("."), message.get("hint"))
     return None

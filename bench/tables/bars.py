@@ -27,11 +27,11 @@ WIDEST_RATIO = 4.0
 
 @dataclass(frozen=True)
 class Bar:
-    """One cell: `sizes_bytes` has those of the parts that it has."""
+    """One cell: `sizes_bytes` has those of the parts that it has; `sign` stands before their total."""
 
     id: str
     sizes_bytes: Mapping[str, float]
-    is_lower_bound: bool = False
+    sign: str = ""
     measured_bytes: float | None = None
     cap_bytes: float | None = None
     status: str = "ok"
@@ -99,7 +99,7 @@ class Bars:
         """Write the total of every bar in `unit`, with the decimals of its parts; a dash where nothing is known."""
         sizes = [bar.total_bytes / self.unit.bytes for bar in self.bars]
         return [
-            ("≥ " if bar.is_lower_bound else "") + (number(value, self.decimals) if value else MISSING)
+            bar.sign + (number(value, self.decimals) if value else MISSING)
             for bar, value in zip(self.bars, sizes, strict=True)
         ]
 
@@ -121,7 +121,7 @@ def memory_bars(frame: pd.DataFrame) -> Bars | None:
     bounds = (~is_predicted | cells["prediction_note"].notna()) & of_peak
     what = "predicted peak of training" if of_peak else "storage of the loaded base"
     bars = tuple(
-        _bar(row, stacked, of_peak=of_peak, is_lower_bound=bool(bound))
+        _bar(row, stacked, of_peak=of_peak, sign="≥ " if bound else "")
         for row, stacked, bound in zip(entries(cells), sizes, bounds, strict=True)
     )
     if not any(bar.total_bytes for bar in bars):
@@ -133,7 +133,7 @@ def memory_bars(frame: pd.DataFrame) -> Bars | None:
         caption=(
             *conditions(frame),
             *((*limit_rules(frame), LIVE_AT_PEAK) if of_peak else ()),
-            *([AT_LEAST] if any(bar.is_lower_bound for bar in bars) else []),
+            *([AT_LEAST] if any(bar.sign for bar in bars) else []),
         ),
     )
 
@@ -143,11 +143,11 @@ def _sizes(cells: pd.DataFrame, parts: Sequence[Part]) -> list[dict[str, float]]
     return [{name: value for name, value in row.items() if value > 0} for row in rows]
 
 
-def _bar(row: Row, sizes_bytes: Mapping[str, float], *, of_peak: bool, is_lower_bound: bool) -> Bar:
+def _bar(row: Row, sizes_bytes: Mapping[str, float], *, of_peak: bool, sign: str) -> Bar:
     return Bar(
         id=printable(id_text(row)),
         sizes_bytes=sizes_bytes,
-        is_lower_bound=is_lower_bound and bool(sizes_bytes),
+        sign=sign if sizes_bytes else "",
         measured_bytes=_known(row["train_peak_allocated_bytes"]) if of_peak and row["ok_count"] else None,
         cap_bytes=_known(row["cap_bytes"]) if of_peak else None,
         status=row["status"],

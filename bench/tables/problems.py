@@ -16,8 +16,8 @@ NAMES = [
     "short_bytes", "cap_bytes", "predicted_needed_bytes", "predicted_train_peak_allocated_bytes", "prediction_note",
 ]  # fmt: skip
 SHORT = (
-    "GB = 1e9 bytes. Short: what the cap lacks of the predicted need; without a cap, what was missing for the "
-    "allocation at which memory ran out."
+    "GB = 1e9 bytes. Short: what the cap lacks of the predicted need; where there is no cap, or by prediction it "
+    "suffices, what was missing for the allocation at which memory ran out."
 )
 PREDICTED = "Predicted peak: of training, most bytes in live tensors; ≥: a lower bound."
 
@@ -25,7 +25,7 @@ PREDICTED = "Predicted peak: of training, most bytes in live tensors; ≥: a low
 def problems_table(frame: pd.DataFrame) -> Table:
     """Tabulate the runs of one result (a frame of `load_results`) that did not end ok; there may be none."""
     rows = frame.loc[frame["status"] != "ok", NAMES].reset_index(drop=True)
-    rows["lacked_bytes"] = short_of_need(rows).fillna(rows["short_bytes"])
+    rows["lacked_bytes"] = short_of_need(rows).fillna(rows["short_bytes"]).where(rows["status"] == "oom")
     return Table(
         name="problems",
         title=f"{frame['matrix'].iloc[0]}: problems",

@@ -87,7 +87,10 @@ def fold(parts: Iterable[str], characters: int) -> str:
 def _arranged(
     columns: Sequence[Column], texts: Sequence[Sequence[str]], width: int
 ) -> tuple[list[int], list[list[str]]]:
-    """Choose the columns, by index, and fold the first one as far as more of them fit beside it then, or have to."""
+    """Choose the columns, by index, and fold the first one, of names, to the room that the others leave it.
+
+    Names are folded to bring in columns that would be hidden, and not further than that takes.
+    """
     kept = fitting(columns, texts, width)
     if len(kept) < len(columns):
         tried = [

@@ -18,6 +18,7 @@ from bench.cell.prediction import answer, expected_shape, largest_shape, predict
 from bench.cell.rehearsal import Kernels
 from bench.matrix.parameters import Parameters
 from bench.protocol import PEAK_PARTS, Question
+from tests import models
 from tests.cell.examples import CPU, parameters
 
 HOPPER = Kernels(flash_attention=True, workspace_bytes=32 * 2**20)
@@ -145,14 +146,54 @@ def test_the_largest_batch_is_the_one_that_the_tasks_texts_make(
     examples = encoding.encode_examples(tokenizer, task.train, task.labels, labels, max_length)
     surveys = [encoding.survey(examples, asked, seed) for seed in range(3)]
 
-    shape, bound = expected_shape(asked, Question([], cache_dir=str(tmp_path)))
+    shape, assumed = expected_shape(asked, range(3), Question([], cache_dir=str(tmp_path)), hub=False)
 
-    assert bound is None
-    assert (shape.rows, shape.width) == (16, max(survey.width for survey in surveys))
-    assert {survey.longest.shape.length for survey in surveys} == {shape.length}
+    assert assumed is None
+    assert shape == Shape(16, max(max(survey.lengths) for survey in surveys), max(survey.width for survey in surveys))
     assert shape.length <= max_length
-    few, _ = expected_shape(asked.model_copy(update={"train_examples": 9}), Question([], cache_dir=str(tmp_path)))
-    assert few.rows == 9
+
+
+@pytest.mark.parametrize(
+    "changes", [{"max_steps": 1, "batch_size": 4}, {"epochs": 0.1}, {"train_examples": 9}, {"batch_size": 1000}]
+)
+def test_only_batches_that_are_run_count(tiny: Callable[[str], Path], tmp_path: Path, changes: dict[str, Any]) -> None:
+    asked, here = Parameters(model=str(tiny("llama")), task="intents"), Question([], cache_dir=str(tmp_path))
+    whole, _ = expected_shape(asked, [0], here, hub=False)
+    some = asked.model_copy(update=changes)
+    each = [expected_shape(some, [seed], here, hub=False)[0] for seed in range(6)]
+
+    assert expected_shape(some, range(6), here, hub=False)[0] in each
+    assert all(shape.rows == changes.get("train_examples", min(some.batch_size, shape.rows)) for shape in each)
+    assert all(shape.length <= whole.length for shape in each)
+    if "max_steps" in changes:
+        assert min(shape.length for shape in each) < whole.length
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"task": "/nowhere/task"}, "/nowhere/task/train.csv does not exist"),
+        ({"task": "intents", "train_examples": 10**6}, "train_examples: 1000000 asked for"),
+        ({"task": "intents", "max_length": 16}, "max_length leaves"),
+    ],
+)
+def test_texts_that_no_run_could_train_on_are_refused(
+    tiny: Callable[[str], Path], tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    asked = Parameters(model=str(tiny("llama")), **changes)
+    with pytest.raises(Invalid) as caught:
+        expected_shape(asked, [0], Question([], cache_dir=str(tmp_path)), hub=False)
+    assert message in str(caught.value)
+
+
+def test_a_folder_with_nothing_but_a_configuration_is_predicted_for_the_longest_sequences(tmp_path: Path) -> None:
+    models.config("llama").save_pretrained(tmp_path)
+    asked = Parameters(model=str(tmp_path), task="intents", max_length=100)
+
+    shape, assumed = expected_shape(asked, [0], Question([], cache_dir=str(tmp_path)), hub=False)
+
+    assert shape == largest_shape(asked)
+    assert str(assumed).startswith(f"as if every sequence had max_length tokens, since model {str(tmp_path)!r} cannot")
 
 
 def test_a_cell_whose_texts_are_not_here_is_taken_to_have_the_longest_that_it_may_have(
@@ -169,11 +210,11 @@ def test_a_cell_whose_texts_are_not_here_is_taken_to_have_the_longest_that_it_ma
     answer(Question(cells, data_dir=str(tmp_path), cache_dir=str(tmp_path)), sent.append)
 
     found = {message["id"]: message for message in sent if message["kind"] == "prediction"}
-    assert found["texts"]["at_most"] == (
-        "every sequence is taken to have max_length tokens, since the texts of banking77 are not on this machine "
-        "(name their folder with --data)"
+    assert found["texts"]["assumed"] == (
+        f"as if every sequence had max_length tokens, since the texts of banking77 are not in {tmp_path}; "
+        "name the folder that holds banking77/train.csv with --data"
     )
-    assert (found["shape"]["at_most"], found["short"]["at_most"]) == (None, None)
+    assert (found["shape"]["assumed"], found["short"]["assumed"]) == (None, None)
     peaks = {id_: message["measures"]["predicted_train_peak_allocated_bytes"] for id_, message in found.items()}
     assert peaks["short"] < peaks["texts"] == peaks["shape"]
 

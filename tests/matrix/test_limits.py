@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.errors import BenchError
-from bench.matrix.cards import CARDS, CONTEXT_BYTES, card_of
-from bench.matrix.limits import A_SIZE, ABOVE_CONTEXT, ABOVE_ZERO, LEAST_BYTES, advice, cards_near, read_cards
+from bench.matrix.cards import CARDS, CONTEXT_BYTES, LEAST_BYTES, card_of
+from bench.matrix.limits import A_SIZE, ABOVE_CONTEXT, ABOVE_ZERO, advice, cards_near, read_cards
 
 from .examples import mistakes
 
@@ -24,7 +24,7 @@ from .examples import mistakes
         ("16 gigs", "write 16GB"), ("16,5GB", "write 16.5GB"), ("1,500 MB", "write 1500MB"), ("8 gib", "write 8GiB"),
         ("16Gb", "write 16GB"), ("1KB", A_SIZE), ("1e3GB", A_SIZE), ("16 potatoes", A_SIZE),
         ("T5", None), ("MI300X", None), ("B100", None), ("GTX 1080", None), ("RTX 2080 SUPER", None), ("A41", None),
-        ("RTX 5060 Ti 8GB", None), ("RTX 3080 12GB", None), ("P4000", None),
+        ("RTX 5060 Ti 8GB", None), ("RTX 3080 12GB", None), ("P4000", None), ("RTX 4090 Laptop GPU", None),
         ("Voodoo", None), ("RTX", None), ("", None), (None, None), (True, None), ([16], None),
     ],
 )  # fmt: skip
@@ -36,7 +36,8 @@ def test_what_was_meant_by_a_limit_that_cannot_be_read(raw: Any, fix: str | None
     ("raw", "cards"),
     [
         (4090, "RTX 4090"), ("4090", "RTX 4090"), ("GTX 4090", "RTX 4090"), ("RXT 4090", "RTX 4090"),
-        ("RTX 4090 Laptop GPU", "RTX 4090"), ("RTX 4060 Ti 8GB", "RTX 4060 Ti"), ("RTX 5060 Ti", "RTX 5060 Ti 16GB"),
+        ("T4 16GB", "T4"), ("NVIDIA L4 24GB", "L4"), ("RTX 4060 Ti 8GB", "RTX 4060 Ti"),
+        ("RTX 5060 Ti", "RTX 5060 Ti 16GB"),
         ("V100", "V100-16GB or V100-32GB"), ("NVIDIA A100", "A100-40GB or A100-80GB"), ("H100 80GB", "H100"),
         ("NVIDIA H100 94GB", "H100 NVL"), ("RTX PRO 6000 Blackwell", "RTX PRO 6000"), ("RTX 6000", "RTX 6000 Ada"),
     ],

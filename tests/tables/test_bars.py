@@ -45,7 +45,7 @@ def test_among_predicted_cells_one_without_a_prediction_shows_what_was_counted_a
     bars = bars_of(tmp_path, [*memory_matrix(), record("no", measures=measures)])
     bar = by_id(bars)["no"]
     assert bar.sizes_bytes == {"base": 7_000, "adapters": 100, "gradients": 100, "optimizer": 50}
-    assert bar.is_lower_bound
+    assert bar.sign == "≥ "
     assert any(line.startswith("≥: a lower bound") for line in bars.caption)
 
 

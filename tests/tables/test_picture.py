@@ -58,7 +58,7 @@ def test_the_parts_of_a_bar_are_drawn_from_zero_one_after_another_to_its_total(b
 def test_the_picture_says_totals_statuses_conditions_and_the_rule_of_the_limit(bars):
     said = "\n".join(texts(_figure(bars)))
     for words in ("10.25", "≥ 10.25", "17.05  oom", "measured peak", "cap (vram_limit)", "head & logits",
-                  "vram_limit T4: torch may hold 15.40 GB", "n = 2 seeds", "Parts are those live at the moment",
+                  "vram_limit T4: torch may hold 15.40 GB", "n = 1 to 2 seeds", "Parts are those live at the moment",
                   "default: predicted peak of training"):  # fmt: skip
         assert words in said
 

@@ -54,9 +54,12 @@ def test_what_a_run_under_a_cap_missed_is_told_of_its_whole_need_not_of_one_allo
             environment={"prediction_note": "a lower bound"},
         ),
     ]  # fmt: skip
-    table = table_of(tmp_path, records)
-    assert [row[3] for row in table.texts()] == ["0.900", "0.002", "≥ 0.900"]
-    assert "what the cap lacks of the predicted need" in str(table.columns[3].about)
+    crashed = record("d", status="crashed", measures={**capped, "predicted_needed_bytes": 16_300_000_000})
+    table = table_of(tmp_path, [*records, crashed])
+    assert [row[3] for row in table.texts()] == ["0.900", "0.002", "≥ 0.900", "–"]  # noqa: RUF001
+    assert table.rows["lacked_bytes"].tolist()[:3] == [900_000_000, 2_000_000, 900_000_000]
+    assert table.rows["lacked_bytes"].isna()[3]
+    assert "where there is no cap, or by prediction it suffices" in str(table.columns[3].about)
 
 
 def test_where_no_run_was_out_of_memory_there_is_no_column_for_it(tmp_path):
