@@ -276,7 +276,7 @@ def test_what_can_be_predicted_is_shown_beside_what_cannot_and_the_exit_code_tel
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--memory", "--card", "T5"], "--card: 'T5' is neither a card nor a size such as 20GB; the cards are"),
+        (["--memory", "--card", "T5"], "--card: 'T5' is neither a card nor a size such as 20GB; did you mean T4?"),
         (["--memory", "--card", "GTX 4090"], "--card: 'GTX 4090' is neither a card nor a size such as 20GB; did you"),
         (["--memory", "--card", "500MB"], "--card: nothing can run in '500MB'; write more than the 0.71 GB"),
         (["--memory", "--card", "0GB"], "--card: '0GB' is neither a card nor a size such as 20GB; write a size above"),

@@ -34,6 +34,7 @@ _MODEL = re.compile(r"([a-z]*)[\s_-]*([0-9]+)[\s_-]*((?:ti)?[\s_-]*(?:super)?)(?
 _CONSUMER = ("rtx", "gtx")
 _OTHERS = ("laptop", "max-q", "mobile")  # cards of a name, with less memory
 
+_MOST_SLIPS = 4  # more cards than these are no suggestion
 _LONGEST = 60  # no card's name is longer, however its maker writes it
 
 
@@ -74,23 +75,39 @@ def known_cards() -> str:
 def cards_near(text: str) -> list[str]:
     """Find the cards that `text` may mean: the same model, with more or less said of it, or with its series misspelt.
 
-    A card of another number or size, or a Ti or SUPER where `text` has none, is another card and never meant.
+    Where there is none, and a bare number was written, those of the series whose number is a slip of the finger away. A
+    card of another size, or a Ti or SUPER where `text` has none, is another card and never meant.
     """
     if any(word in text.lower() for word in _OTHERS):
         return []
     letters, number, size_gb = _model(text[:_LONGEST])
-    models = {name: _model(name) for name in CARDS}
-    same = [
-        name
-        for name, (_, known, _) in models.items()
-        if known == number and (size_gb is None or _is_about(size_gb * 2**30, CARDS[name].memory_bytes))
-    ]
+    models = {
+        name: _model(name)
+        for name, card in CARDS.items()
+        if size_gb is None or _is_about(size_gb * 2**30, card.memory_bytes)
+    }
+    same = [name for name, (_, known, _) in models.items() if known == number]
     exact = [name for name in same if models[name][0] == letters]
     # One letter is a series of its own: the P4000 is no RTX 4000.
     alike = [name for name in same if models[name][0] in _CONSUMER and len(letters) != 1]
     bare = bare_name(text[:_LONGEST])
     begun = [name for name in exact if bare.startswith(bare_name(name))]
-    return [max(begun, key=len)] if begun else exact or alike
+    if begun or exact or alike:
+        return [max(begun, key=len)] if begun else exact or alike
+    if size_gb or not number.isdecimal():
+        return []
+    slips = [name for name, (series, known, _) in models.items() if series == letters and _is_slip(number, known)]
+    return slips if len(slips) <= _MOST_SLIPS else []
+
+
+def _is_slip(one: str, other: str) -> bool:
+    """Tell whether a character is wrong, missing or too many in one of two texts, or two neighbours are swapped."""
+    if len(one) == len(other):
+        at = [index for index in range(len(one)) if one[index] != other[index]]
+        swapped = len(at) == 2 and at[1] == at[0] + 1 and one[at[0] : at[1] + 1] == other[at[0] : at[1] + 1][::-1]
+        return len(at) == 1 or swapped
+    short, long = sorted((one, other), key=len)
+    return len(long) == len(short) + 1 and any(long[:at] + long[at + 1 :] == short for at in range(len(long)))
 
 
 def _is_about(size: int, memory: int) -> bool:
