@@ -13,9 +13,10 @@ answers with messages, a JSON object a line, on its standard output:
 To predict memory without running anything, `python -m bench.cell predict` reads a `Question` and answers for each cell:
 
 * `{"kind": "predicting", "id": "nf4"}`: it is being worked on; cells that are alike follow one another.
-* `{"kind": "prediction", "id": "nf4", "measures": {...}, "note": null}`: the measures named `predicted_*`. A `note`
-  says why the peak is a lower bound only.
-* `{"kind": "refusal", "id": "nf4", "message": "...", "hint": "..."}`: the model cannot be found or described.
+* `{"kind": "prediction", "id": "nf4", "measures": {...}, "note": null, "assumed": null}`: the measures named
+  `predicted_*`. A `note` says why the peak is a lower bound only, and `assumed` what was assumed of texts out of reach.
+* `{"kind": "refusal", "id": "nf4", "message": "...", "hint": "..."}`: no cell can be run like that, or its model cannot
+  be found or described.
 
 Every message of a running cell also carries `peak_allocated_bytes`, the highest torch allocation of the phase so far
 (null on a CPU), so that the run knows the last peak of a worker that was killed.
@@ -68,14 +69,6 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Measure:
-    """A figure of a record: its name ends in its unit; `about` is the line that documents it."""
-
-    name: str
-    about: str
-
-
-@dataclass(frozen=True)
 class Question:
     """What a worker needs to know to predict the memory of cells: for each its id and its parameters.
 
@@ -94,6 +87,14 @@ class Question:
     @classmethod
     def from_json(cls, text: str) -> Question:
         return cls(**json.loads(text))
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A figure of a record: its name ends in its unit; `about` is the line that documents it."""
+
+    name: str
+    about: str
 
 
 def finite(value: Any) -> Any:

@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 import torch
 
+from bench.matrix.cards import AMPERE_CAPABILITY
+
 Tensors = TypeVar("Tensors")
 
 
@@ -33,4 +35,4 @@ def synchronize(device: torch.device) -> None:
 
 def has_flash_attention(device: torch.device) -> bool:
     """Tell whether torch has FlashAttention for a GPU: from Ampere (compute capability 8.0) on."""
-    return torch.cuda.get_device_capability(device) >= (8, 0)
+    return torch.cuda.get_device_capability(device) >= AMPERE_CAPABILITY

@@ -40,7 +40,7 @@ from bench.cell.meters import time_s
 from bench.cell.ragged import Rows
 from bench.cell.tasks import Task, load_task
 from bench.cell.train import train
-from bench.matrix.cards import memory_bytes
+from bench.matrix.cards import card_of
 from bench.matrix.parameters import Parameters
 from bench.protocol import Phase, Request
 
@@ -327,7 +327,7 @@ def cap(vram_limit: int | str, context_bytes: int | None, device: torch.device) 
     Raises:
         Invalid: there is no GPU, or the limit is above its memory or below what CUDA itself takes.
     """
-    limit = memory_bytes(vram_limit)
+    limit = card_of(vram_limit).memory_bytes
     if context_bytes is None:
         raise Invalid("vram_limit needs a CUDA GPU", "run this cell on one, or leave vram_limit out")
     total = meters.card_bytes(device)

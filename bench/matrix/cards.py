@@ -129,58 +129,37 @@ def card_named(text: str) -> str | None:
     return _NAMES.get(bare_name(text))
 
 
-def size_named(text: str) -> str | None:
-    """Write a size as `14.5GiB`, whatever the spaces and case of `text`; None where it is none.
+def size_of(text: str) -> Card | None:
+    """Read a size as a card of that memory, named `14.5GiB` whatever the spaces and case; None where `text` is none.
 
     `Gb` and its like, which are bits elsewhere, are none.
     """
-    found = _size(text)
-    return "".join(found) if found else None
-
-
-def size_bytes(text: str) -> int | None:
-    """Turn a size such as `16GB` into bytes; None where `text` is none."""
-    found = _size(text)
-    return round(float(found[0]) * UNIT_BYTES[found[1]]) if found else None
-
-
-def canonical(limit: int | str) -> int | str:
-    """Write a `vram_limit` as ids and keys know it: a card as `CARDS` spells it, a size as `16GB`, bytes as a number.
-
-    Raises:
-        ValueError: as `memory_bytes`.
-    """
-    memory_bytes(limit)
-    return limit if isinstance(limit, int) else card_named(limit) or size_named(limit) or limit
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        return None
+    number, written = match.groups()
+    if written.endswith("b") and (written == "b" or not written.islower()):
+        return None
+    unit = _UNITS[written.lower()]
+    return Card(f"{number}{unit}", round(float(number) * UNIT_BYTES[unit]))
 
 
 def card_of(limit: int | str) -> Card:
-    """Turn a `vram_limit` into a card: the one it names, or a size of memory without a capability.
-
-    Raises:
-        ValueError: as `memory_bytes`.
-    """
-    name = str(canonical(limit))
-    return CARDS.get(name) or Card(name, memory_bytes(limit))
-
-
-def memory_bytes(limit: int | str) -> int:
-    """Turn a `vram_limit` into bytes: a number of bytes, a size such as `16GB` or `14.5GiB`, or a card's name.
+    """Turn a `vram_limit` into a card: the one it names, or a number of bytes or a size, without a capability.
 
     Raises:
         ValueError: the limit is none of these, or is not above zero.
     """
     if isinstance(limit, int):
-        size = limit
-    elif card := card_named(limit):
-        size = CARDS[card].memory_bytes
-    elif (found := size_bytes(limit)) is not None:
-        size = found
+        card: Card | None = Card(str(limit), limit)
     else:
+        name = card_named(limit)
+        card = CARDS[name] if name else size_of(limit)
+    if card is None:
         raise ValueError(f"{limit!r} is neither a size such as 16GB or 14.5GiB nor a known card")
-    if size <= 0:
+    if card.memory_bytes <= 0:
         raise ValueError(f"a memory limit is above zero, and {limit!r} is not")
-    return size
+    return card
 
 
 def workspace_bytes(card: Card) -> int:
@@ -192,12 +171,3 @@ def one_workspace_bytes(compute_capability: tuple[int, int] | None = None) -> in
     """Return the size of one cuBLAS workspace; where the capability is not known, of the smaller one."""
     large = compute_capability is not None and compute_capability >= HOPPER_CAPABILITY
     return HOPPER_WORKSPACE_BYTES if large else WORKSPACE_BYTES
-
-
-def _size(text: str) -> tuple[str, str] | None:
-    match = _SIZE.fullmatch(text.strip())
-    if match is None:
-        return None
-    number, unit = match.groups()
-    is_bits = unit.endswith("b") and (unit == "b" or not unit.islower())
-    return None if is_bits else (number, _UNITS[unit.lower()])

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
 
-from bench.matrix.cards import LEAST_BYTES, card_named, size_bytes, size_named
+from bench.matrix.cards import LEAST_BYTES, card_named, size_of
 from bench.matrix.parameters import Parameters
 
 # Counts beyond this are slips of the keyboard; the memory of a card in bytes is far below.
@@ -97,7 +97,8 @@ def _read_names(value: Any) -> Any:
 
 
 def _read_size(value: Any) -> Any:
-    return size_named(value) if _is_text(value) and (size_bytes(value) or 0) >= LEAST_BYTES else REFUSED
+    size = size_of(value) if _is_text(value) else None
+    return size.name if size and size.memory_bytes >= LEAST_BYTES else REFUSED
 
 
 def _read_bytes(value: Any) -> Any:

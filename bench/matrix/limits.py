@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from bench.errors import BenchError
-from bench.matrix.cards import CARDS, CONTEXT_BYTES, LEAST_BYTES, Card, bare_name, card_of, size_bytes, without_maker
+from bench.matrix.cards import CARDS, CONTEXT_BYTES, LEAST_BYTES, Card, bare_name, card_of, size_of, without_maker
 from bench.matrix.wording import listing, quoted, short_float
 
 # A bare number is bytes. Less than this is no card's memory, so that gigabytes or a card were meant.
@@ -128,12 +128,12 @@ def _size_advice(text: str) -> str | None:
     match = _SIZE_LIKE.fullmatch(_THOUSANDS.sub("", text.strip()))
     unit = _WORDS.get(match[2].lower()) if match else None
     if match is None or unit is None:
-        return ABOVE_CONTEXT if size_bytes(text) else None
+        return ABOVE_CONTEXT if size_of(text) else None
     size = float(match[1].replace(",", "."))
-    written = f"{short_float(size)}{unit}"
-    if size <= 0 or not (least := size_bytes(written)):
+    card = size_of(f"{short_float(size)}{unit}")
+    if size <= 0 or card is None:
         return ABOVE_ZERO
-    return f"write {written}" if least >= LEAST_BYTES else ABOVE_CONTEXT
+    return f"write {card.name}" if card.memory_bytes >= LEAST_BYTES else ABOVE_CONTEXT
 
 
 def _card_advice(text: str) -> str | None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from bench.matrix.cards import canonical
+from bench.matrix.cards import card_of
 from bench.matrix.models import PACKAGED_MODEL, SHAPES
 
 FOUR_BIT = ("nf4", "fp4")
@@ -107,7 +107,11 @@ class Parameters(BaseModel):
     @field_validator("vram_limit")
     @classmethod
     def _check_limit(cls, value: int | str | None) -> int | str | None:
-        return None if value is None else canonical(value)
+        if value is None:
+            return None
+        card = card_of(value)
+        # The case and the spaces of a size or a card's name mean nothing, so they must not make another cell.
+        return value if isinstance(value, int) else card.name
 
     @property
     def quantized(self) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 
-from bench.matrix.cards import CARDS, CONTEXT_BYTES, Card, card_of, memory_bytes
+from bench.matrix.cards import CARDS, CONTEXT_BYTES, Card, card_of
 from bench.matrix.expand import Cell
 from bench.matrix.fit import Fit, need_bytes
 from bench.matrix.plan import Plan, describe
@@ -204,6 +204,6 @@ def _bar(cell: Cell, answer: Prediction) -> Bar:
         id=cell.id,
         sizes_bytes={name: value for name, value in sizes.items() if value > 0},
         sign=_sign(answer),
-        cap_bytes=None if limit is None else memory_bytes(limit) - CONTEXT_BYTES,
+        cap_bytes=None if limit is None else card_of(limit).memory_bytes - CONTEXT_BYTES,
         model=cell.parameters.model,
     )

@@ -6,6 +6,9 @@ import pandas as pd
 
 from bench.tables.figures import sized
 
+OF_NEED = "what the cap lacks of the predicted need (needs less context and cap)"
+OF_ALLOCATION = "what was missing for the allocation at which memory ran out"
+
 
 def short_of_need(rows: pd.DataFrame) -> pd.Series[float]:
     """Return the bytes that the allocator's cap lacks of the predicted need; NaN where it lacks nothing, or is none."""

@@ -12,7 +12,7 @@ from bench.protocol import PEAK_PARTS, PLACES
 from bench.tables.caption import conditions, warnings_of
 from bench.tables.cells import id_text
 from bench.tables.figures import Unit, listed, number, number_column, signed, sized, unit_for
-from bench.tables.limits import limit_rules, short_of_need
+from bench.tables.limits import OF_ALLOCATION, OF_NEED, limit_rules, short_of_need
 from bench.tables.parts import LIVE_AT_PEAK, place
 from bench.tables.pool import CELL, on_cpu, pool_seeds
 from bench.tables.table import MISSING, Column, Row, Table, entries, field, informative
@@ -30,8 +30,6 @@ MEASURED = "Measured: torch's peak of allocated bytes, in eager steps."
 CUT_SHORT = " ≥: of a run that ended early."
 AT_LEAST = " ≥: a lower bound."
 RESIDUAL = "Residual: predicted / measured − 1."  # noqa: RUF001
-OF_NEED = "what the cap lacks of the predicted need (needs less context and cap)"
-OF_ALLOCATION = "what was missing for the allocation at which memory ran out"
 NEEDS = "Needs: the least memory of a card for loading and training, predicted, CUDA's context included."
 ASSUMED = f" Where that was not measured, it is taken to be {sized(CONTEXT_BYTES)}."
 MANAGED = "Managed: paged optimizer state, which torch does not count."

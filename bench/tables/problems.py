@@ -8,17 +8,14 @@ import pandas as pd
 
 from bench.tables.caption import conditions, warnings_of
 from bench.tables.figures import GB, number_column
-from bench.tables.limits import short_of_need
+from bench.tables.limits import OF_ALLOCATION, OF_NEED, short_of_need
 from bench.tables.table import MISSING, Column, Row, Table, field, informative
 
 NAMES = [
     "matrix", "id", "key", "seed", "attempt", "status", "phase", "message", "hint", "last_peak_allocated_bytes",
     "short_bytes", "cap_bytes", "predicted_needed_bytes", "predicted_train_peak_allocated_bytes", "prediction_note",
 ]  # fmt: skip
-SHORT = (
-    "GB = 1e9 bytes. Short: what the cap lacks of the predicted need; where there is no cap, or by prediction it "
-    "suffices, what was missing for the allocation at which memory ran out."
-)
+SHORT = f"GB = 1e9 bytes. Short: {OF_NEED}; where there is no cap, or by prediction it suffices, {OF_ALLOCATION}."
 PREDICTED = "Predicted peak: of training, most bytes in live tensors; ≥: a lower bound."
 
 

@@ -35,7 +35,7 @@ STATUS_STYLES = {
 
 
 def print_table(table: Table, console: Console, full: Path | str | None = None) -> None:
-    """Print a table no wider than the console; `full` is the file to name where columns had to be left out."""
+    """Print a table no wider than the console; `full` is what to name, where columns are left out, as having all."""
     kept, texts = _arranged(table.columns, table.texts(), console.width)
     hidden = [_name(column) for index, column in enumerate(table.columns) if index not in kept]
     where = f"; {full} has all" if full else ""

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.matrix.cards import CARDS, Card, canonical, card_named, card_of, memory_bytes, size_named, workspace_bytes
+from bench.matrix.cards import CARDS, Card, card_named, card_of, size_of, workspace_bytes
 from bench.matrix.parameters import Parameters
 
 
@@ -19,7 +19,6 @@ from bench.matrix.parameters import Parameters
     ],
 )  # fmt: skip
 def test_a_limit_is_bytes_a_size_or_a_card(limit: int | str, size: int) -> None:
-    assert memory_bytes(limit) == size
     assert card_of(limit).memory_bytes == size
 
 
@@ -27,8 +26,6 @@ def test_a_limit_is_bytes_a_size_or_a_card(limit: int | str, size: int) -> None:
     "limit", [0, -1, "0GB", "16Gb", "16Gib", "16b", "GB", "-1GB", "1e3GB", "T5", "", "9" * 400 + "GB"]
 )
 def test_anything_else_is_no_limit(limit: int | str) -> None:
-    with pytest.raises(ValueError, match=r"neither a size|above zero"):
-        memory_bytes(limit)
     with pytest.raises(ValueError, match=r"neither a size|above zero"):
         card_of(limit)
 
@@ -59,14 +56,13 @@ def test_the_makers_words_are_no_part_of_a_cards_name_and_all_else_is(text: str,
      ("nvidia t4", "T4"), ("RTX 3090", "RTX 3090"), (16 * 10**9, 16 * 10**9)],
 )  # fmt: skip
 def test_a_limit_is_written_in_one_way_whatever_its_spelling(limit: int | str, written: int | str) -> None:
-    assert canonical(limit) == canonical(written) == written
-    assert Parameters(vram_limit=limit).vram_limit == written
+    assert Parameters(vram_limit=limit).vram_limit == Parameters(vram_limit=written).vram_limit == written
 
 
 @given(st.text(max_size=20) | st.from_regex(r"[0-9]{1,3} ?[kKmMgG\u0131\u0130]?i?[bB]", fullmatch=True))
 def test_a_size_as_it_is_written_is_a_size(text: str) -> None:
-    size = size_named(text)
-    assert size is None or (size_named(size) == size and size.lower() == "".join(text.lower().split()))
+    size = size_of(text)
+    assert size is None or (size_of(size.name) == size and size.name.lower() == "".join(text.lower().split()))
 
 
 def test_a_card_is_named_as_it_is_listed_and_holds_what_its_name_says() -> None:
