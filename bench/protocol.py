@@ -34,11 +34,16 @@ from typing import Any, Literal, get_args
 PROTOCOL_VERSION = 2
 
 Status = Literal["ok", "oom", "timeout", "crashed", "diverged", "invalid", "interrupted"]
-Phase = Literal["start", "load", "verify", "score_before", "adapt", "train", "score_after"]
+Phase = Literal["start", "reference", "load", "verify", "score_before", "adapt", "train", "score_after"]
 Device = Literal["cuda", "cpu"]
 
 STATUSES: tuple[Status, ...] = get_args(Status)
 PHASES: tuple[Phase, ...] = get_args(Phase)
+
+# What a run keeps beside its records, as Parquet, each kind in a folder of its own.
+EXAMPLES = "examples"  # an example a row: its label, and before and after training what was predicted, and its loss
+LOG_LIKELIHOODS = "log_likelihoods"  # the same examples with the log-likelihood of every label
+LAYERS = "layers"  # a quantized layer a row: how far its weights are from the 16-bit ones
 
 # An error of these kinds is no result: another try may end differently.
 WORTH_ANOTHER_TRY: frozenset[Status] = frozenset({"crashed", "interrupted"})
@@ -48,7 +53,8 @@ WORTH_ANOTHER_TRY: frozenset[Status] = frozenset({"crashed", "interrupted"})
 class Request:
     """What a worker needs to know to run one cell with one seed; nothing in it names other cells or result files.
 
-    `shared_dir` is where cells of one run leave what others would compute again.
+    `shared_dir` is where cells of one run leave what others would compute again. `evidence_dir` is where the folders
+    `EXAMPLES`, `LOG_LIKELIHOODS` and `LAYERS` get a file `evidence_name`.parquet each.
     """
 
     id: str
@@ -58,6 +64,8 @@ class Request:
     data_dir: str | None = None
     cache_dir: str | None = None
     shared_dir: str | None = None
+    evidence_dir: str | None = None
+    evidence_name: str = "cell"
     trust_remote_code: bool = False
 
     def to_json(self) -> str:
@@ -219,9 +227,23 @@ MEASURES: tuple[Measure, ...] = (
             Measure(f"accuracy_{when}", f"share of examples whose own label is the likeliest, {when} training"),
             Measure(f"macro_f1_{when}", f"F1 averaged over labels, {when} training"),
             Measure(f"heldout_loss_{when}", f"nats per token of the true label, {when} training"),
+            Measure(
+                f"expected_calibration_error_{when}",
+                f"mean gap between confidence and accuracy in 15 bins of confidence, 0 to 1, {when} training",
+            ),
         )
     ),
+    # What quantization alone did, before training, against the 16-bit model on the same prompts.
+    Measure("label_kl_before", "KL divergence of the distribution over labels from the 16-bit model's, nats"),
+    Measure("label_agreement_before", "share of examples with the same likeliest label as the 16-bit model's"),
+    Measure("next_token_prompts_count", "prompts whose next token was compared"),
+    Measure("next_token_kl_before", "KL divergence of the next token's distribution from the 16-bit model's, nats"),
+    Measure("next_token_agreement_before", "share of prompts with the same likeliest next token as the 16-bit model's"),
+    Measure("weight_error", "RMSE of the dequantized weights over the deviation of the 16-bit ones, mean of layers"),
+    Measure("weight_error_max", "the same, of the worst layer"),
+    Measure("weight_error_layers_count", "quantized layers whose 16-bit weights were found and compared"),
     # Seconds a phase took.
+    Measure("reference_s", "time until the 16-bit model's scores were there, which one cell computes for all"),
     Measure("load_s", "time to load and quantize the model"),
     Measure("verify_s", "time to read the settings back and count the bytes"),
     Measure("adapt_s", "time to cast and to put the adapters in"),

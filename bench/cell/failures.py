@@ -64,6 +64,8 @@ OUT_OF_MEMORY = ("out of memory", HOST_OUT_OF_MEMORY, "_STATUS_ALLOC_FAILED")
 
 # What to try when memory ran out, by the phase in which it did, where nothing is known of the cell.
 OOM_HINTS: dict[Phase, str] = {
+    # A cell that has put nothing on its GPU yet finds it taken.
+    **dict.fromkeys(("start", "reference"), "other processes hold this GPU's memory: nvidia-smi lists them"),
     "load": "the weights themselves do not fit: quantize them (quant_type), or take a smaller model",
     "score_before": "scoring does not fit: take a shorter max_length",
     "adapt": "the fp32 cast or the adapters do not fit: try kbit_upcast: false, or a smaller lora_r",

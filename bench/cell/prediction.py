@@ -171,7 +171,8 @@ def answer(question: Question, send: Send) -> None:
         send({"kind": "predicting", "id": id_})
         try:
             config = sources.shape_config(parameters, question.trust_remote_code)
-            shape, assumed = expected_shape(parameters, question.seeds, question, hub=False)
+            seeds = [seed + parameters.seed_offset for seed in question.seeds]
+            shape, assumed = expected_shape(parameters, seeds, question, hub=False)
             found = predict(parameters, config, shape)
             told = {"measures": found.measures, "note": found.note, "assumed": None if found.note else assumed}
             send({"kind": "prediction", "id": id_, **told})

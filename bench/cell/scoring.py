@@ -17,15 +17,18 @@ from sklearn.metrics import f1_score
 from transformers import PreTrainedModel
 
 from bench.cell import heads, meters
+from bench.cell.calibration import expected_calibration_error
 from bench.cell.devices import move, to_device
 from bench.cell.ragged import Rows
-from bench.cell.trie import Trie
+from bench.cell.trie import Trie, build
 
 # Part of what shared scores are found by: raise it when the same model is no longer scored to the same bits.
 SCORING_VERSION = 1
 
 # Logits of one chunk: in 16 bits as the head gives them, in 32, and as much again in the log-softmax.
 BYTES_PER_LOGIT = 10
+# The same where whole distributions are compared: with the other model's in 32 bits, and both and their terms in 64.
+BYTES_PER_COMPARED_LOGIT = 64
 # The most room for the widest activations of a layer, and for the logits of one chunk. On a GPU they decide how many
 # examples are scored at a time: many, or Python could not launch a small model's layers as fast as they run.
 ACTIVATION_BYTES = {"cuda": 4 * 1024**3, "cpu": 1024**3}
@@ -43,7 +46,10 @@ class Scores:
     label_lengths: np.ndarray
 
     def measures(self, truth: np.ndarray, when: str) -> dict[str, float]:
-        """Return accuracy, macro-F1 (over the labels that occur) and the mean loss per token of the true labels."""
+        """Return accuracy, macro-F1 (over the labels that occur), the mean loss per token of the true labels, and ECE.
+
+        `truth` holds the number of each example's own label; the names end in `when`.
+        """
         rows = np.arange(len(truth))
         predicted = self.log_likelihoods.argmax(axis=1)
         loss = -self.log_likelihoods[rows, truth].sum(dtype=np.float64) / self.label_lengths[truth].sum()
@@ -53,6 +59,7 @@ class Scores:
                 f1_score(truth, predicted, labels=np.unique(truth), average="macro", zero_division=0)
             ),
             f"heldout_loss_{when}": float(loss),
+            f"expected_calibration_error_{when}": expected_calibration_error(self.log_likelihoods, truth),
         }
 
 
@@ -71,12 +78,11 @@ def score(
         trie: the labels.
         progress: called with the number of prompts done and their total.
     """
-    device = model.device
-    trie = move(trie, device)
-    by_length = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
+    trie = move(trie, model.device)
+    by_length = _by_length(prompts)
     parts = []
     with heads.taking_masks(model):
-        for rows in _batches(model, [len(prompts[row]) for row in by_length], len(trie.tokens)):
+        for rows in _batches(model, [len(prompts[row]) for row in by_length], len(trie.tokens), BYTES_PER_LOGIT):
             parts.append(log_likelihoods(model, [prompts[row] for row in by_length[rows]], trie))
             progress(rows.stop, len(prompts))
     found = torch.cat(parts).cpu().numpy()
@@ -85,8 +91,31 @@ def score(
     return Scores(result, trie.lengths.cpu().numpy())
 
 
+@torch.inference_mode()
+def next_tokens(model: PreTrainedModel, prompts: Rows[tuple[int, ...]]) -> Iterator[tuple[list[int], torch.Tensor]]:
+    """Yield the numbers of a few prompts at a time, and what follows each: log-probabilities, float32 [rows, tokens].
+
+    The arguments are those of `score`; the tokens are the whole vocabulary. The same prompts always share a forward,
+    whatever is done with what is yielded.
+    """
+    nothing = move(build(()), model.device)
+    by_length = _by_length(prompts)
+    lengths = [len(prompts[row]) for row in by_length]
+    with heads.taking_masks(model):
+        for rows in _batches(model, lengths, 0, BYTES_PER_COMPARED_LOGIT):
+            states = _states(model, [prompts[row] for row in by_length[rows]], nothing)
+            yield by_length[rows], heads.logits(model, states[:, -1]).log_softmax(-1)
+
+
 def log_likelihoods(model: PreTrainedModel, prompts: Sequence[tuple[int, ...]], trie: Trie) -> torch.Tensor:
     """Return float32 [prompts, labels]: one forward over prompts padded on the left, each followed by the trie."""
+    edges = _edges(model, _states(model, prompts, trie), trie)
+    with torch.autocast(model.device.type, enabled=False):
+        return edges @ trie.paths
+
+
+def _states(model: PreTrainedModel, prompts: Sequence[tuple[int, ...]], trie: Trie) -> torch.Tensor:
+    """Return the hidden states of a trie's places after each prompt, [prompts, places, hidden]."""
     device = model.device
     longest = max(map(len, prompts))
     nodes = len(trie.tokens)
@@ -103,9 +132,7 @@ def log_likelihoods(model: PreTrainedModel, prompts: Sequence[tuple[int, ...]], 
         attention_mask=heads.mask(model, _sees(pads, longest, trie)),
         position_ids=_positions(pads, longest, trie),
     )
-    edges = _edges(model, states[:, longest - 1 :], trie)
-    with torch.autocast(device.type, enabled=False):
-        return edges @ trie.paths
+    return states[:, longest - 1 :]
 
 
 def rooms(model: PreTrainedModel) -> tuple[int, int]:
@@ -154,13 +181,17 @@ def _sees(pads: torch.Tensor, longest: int, trie: Trie) -> torch.Tensor:
     return (sees & real[:, None, :]) | torch.eye(total, dtype=torch.bool, device=pads.device)
 
 
-def _batches(model: PreTrainedModel, lengths: Sequence[int], nodes: int) -> Iterator[slice]:
+def _by_length(prompts: Rows[tuple[int, ...]]) -> list[int]:
+    return sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
+
+
+def _batches(model: PreTrainedModel, lengths: Sequence[int], nodes: int, logit_bytes: int) -> Iterator[slice]:
     """Cut prompts, shortest first, into slices of one forward each, as large as memory's share for it allows."""
     config = model.config.get_text_config()
     width = 4 * max(getattr(config, "intermediate_size", 0) or 0, 4 * config.hidden_size)
     activations, logits = rooms(model)
     tokens = activations // (width * 4)
-    most = min(MAX_ROWS[model.device.type], logits // (config.vocab_size * BYTES_PER_LOGIT))
+    most = min(MAX_ROWS[model.device.type], logits // (config.vocab_size * logit_bytes))
     start = 0
     while start < len(lengths):
         stop = start + 1

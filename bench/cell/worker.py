@@ -1,4 +1,4 @@
-"""One cell, phase by phase: load, verify, score, adapt, train, score, and report."""
+"""One cell, phase by phase: ask the 16-bit model, load, verify, score, adapt, train, score, and report."""
 
 from __future__ import annotations
 
@@ -21,11 +21,14 @@ from transformers import PreTrainedModel, set_seed
 from bench.cell import (
     adapters,
     encoding,
+    evidence,
     heads,
+    layers,
     meters,
     precision,
     prediction,
     quantize,
+    reference,
     scoring,
     shared,
     sources,
@@ -38,7 +41,10 @@ from bench.cell.encoding import Shape, TokenizedExample
 from bench.cell.failures import Diverged, Invalid, Shortage, describe, first_line
 from bench.cell.meters import time_s
 from bench.cell.ragged import Rows
-from bench.cell.tasks import Task, load_task
+from bench.cell.reference import HeldOut, Reference
+from bench.cell.scoring import Scores
+from bench.cell.shared import Base
+from bench.cell.tasks import load_task
 from bench.cell.train import train
 from bench.matrix.cards import card_of
 from bench.matrix.parameters import Parameters
@@ -182,20 +188,30 @@ def run_cell(request: Request, report: Report) -> None:
     device, measures = report.device, report.measures
     precision.check_supported(parameters, device)
     meters.watch_out_of_memory(device, report.note_shortage)
-    context_bytes = measures["context_bytes"] = meters.context_bytes(device)
-    if parameters.vram_limit is not None:
-        measures["cap_bytes"] = cap(parameters.vram_limit, context_bytes, device)
+    check_limit(parameters.vram_limit, device)
     data_dir, cache_dir = sources.folders(request)
-    shared_dir = Path(request.shared_dir) if request.shared_dir else None
     sources.prepare(parameters, cache_dir)
-    task = None
+    examples: Rows[TokenizedExample] | None = None
+    quality = None
     if parameters.weights == "pretrained":
         task = load_task(parameters.task, data_dir, parameters.train_examples, parameters.eval_examples)
         report.provenance["task_sha256"] = task.sha256
+        quantize.check_unquantized(parameters, sources.shape_config(parameters, request.trust_remote_code))
+        tokenizer = sources.find_tokenizer(parameters, cache_dir, request.trust_remote_code)
+        held_out = reference.encode(tokenizer, task, parameters.max_length, cache_dir)
+        examples = encoding.encode_examples(
+            tokenizer, task.train, task.labels, held_out.labels, parameters.max_length, cache_dir
+        )
+        # Until here this process has put nothing on the GPU, which the 16-bit model may need for itself.
+        in_16_bits = ask_in_16_bits(request, parameters, held_out, report)
+        quality = Quality(request, parameters, held_out, trie.build(held_out.labels), in_16_bits)
+    context_bytes = measures["context_bytes"] = meters.context_bytes(device)
+    if parameters.vram_limit is not None and context_bytes is not None:
+        measures["cap_bytes"] = cap(parameters.vram_limit, context_bytes, device)
     set_seed(request.seed)
 
     with report.during("load"):
-        model, tokenizer = quantize.load(parameters, device, cache_dir, request.trust_remote_code)
+        model, _ = quantize.load(parameters, device, cache_dir, request.trust_remote_code)
     with report.during("verify"):
         quantize.verify(model, parameters)
         heads.check_supported(model, parameters.max_length)
@@ -205,20 +221,9 @@ def run_cell(request: Request, report: Report) -> None:
 
     if parameters.quant_type == "int8":
         report.warnings.append("int8 layers compute in float16, whatever compute_dtype says")
-    examples: Rows[TokenizedExample]
-    quality = None
-    if task is None or tokenizer is None:
+    if examples is None:
         examples = encoding.synthetic_examples(model.config.get_text_config().vocab_size, parameters.max_length)
-    else:
-        label_tokens = encoding.encode_labels(tokenizer, task.labels)
-        examples, tests = (
-            encoding.encode_examples(tokenizer, part, task.labels, label_tokens, parameters.max_length, cache_dir)
-            for part in (task.train, task.test)
-        )
-        quality = Quality(task, tests.prompts, trie.build(label_tokens), parameters)
-
-    if quality:
-        measures.update(quality.before(model, shared_dir, report))
+    before = quality.before(model, report) if quality else None
     with report.during("adapt"):
         adapters.adapt(model, parameters)
         unquantized = storage.unquantized(model)
@@ -228,52 +233,123 @@ def run_cell(request: Request, report: Report) -> None:
         measures["trainable_parameters_count"] = sum(p.numel() for p in adapters.trainable(model))
     with report.during("train"):
         measures.update(train_cell(model, examples, parameters, request.seed, report))
-    if quality:
-        measures.update(quality.after(model, report))
+    if quality and before:
+        quality.after(model, before, report)
+
+
+def ask_in_16_bits(request: Request, parameters: Parameters, held_out: HeldOut, report: Report) -> Reference | None:
+    """Return what the 16-bit model says to the same prompts; None, and a warning, where it cannot be had.
+
+    Cells that share nothing are not compared with it.
+    """
+    if request.shared_dir is None:
+        return None
+    with report.during("reference"):
+        key = reference.key(parameters, held_out, report.device)
+        try:
+            return reference.obtain(Path(request.shared_dir), key, request, report.progress)
+        except reference.Unavailable as error:
+            report.warnings.append(f"no 16-bit reference: {error}")
+            return None
 
 
 @dataclass(frozen=True)
 class Quality:
-    """How good a model is at the task's test part: accuracy, macro-F1 and held-out loss, before and after training."""
+    """How good a model is at the task's test part, before and after training, and what quantization alone did to it."""
 
-    task: Task
-    prompts: Rows[tuple[int, ...]]
-    labels: trie.Trie
+    request: Request
     parameters: Parameters
+    held_out: HeldOut
+    labels: trie.Trie
+    reference: Reference | None
 
-    def before(self, model: PreTrainedModel, shared_dir: Path | None, report: Report) -> dict[str, float]:
-        """Score the base, or take the scores that a cell with the same base has left; the phase is left out then."""
-        key = shared.key(model, self.prompts, self.labels, self.parameters) if shared_dir else ""
-        scores = shared.read(shared_dir, key) if shared_dir else None
-        report.provenance["score_before_reused"] = scores is not None
-        if scores is None:
+    def before(self, model: PreTrainedModel, report: Report) -> Scores:
+        """Score the base, or take what a cell with the same base has left; the phase is left out then."""
+        base = self._base(model, report)
+        report.measures.update(base.measures)
+        report.measures.update(layers.summary(base.layers))
+        if self.request.evidence_dir and base.layers:
+            with warned_of(report, "the layers' errors"):
+                evidence.write_layers(Path(self.request.evidence_dir), self.request.evidence_name, base.layers)
+        report.measures.update(self._measures(base.scores, "before"))
+        return base.scores
+
+    def after(self, model: PreTrainedModel, before: Scores, report: Report) -> None:
+        """Score the trained model, and keep what every example got before and after."""
+        with report.during("score_after"):
+            scores = self._score(model, report)
+            report.measures.update(self._measures(scores, "after"))
+        if self.request.evidence_dir:
+            with warned_of(report, "the scores of the examples"):
+                report.provenance |= evidence.write_examples(
+                    Path(self.request.evidence_dir), self.request.evidence_name, self.held_out.task, before, scores
+                )
+
+    def _base(self, model: PreTrainedModel, report: Report) -> Base:
+        folder = Path(self.request.shared_dir) if self.request.shared_dir else None
+        reference_key = self.reference.key if self.reference else None
+        key = shared.key(model, self.held_out.prompts, self.labels, self.parameters, reference_key) if folder else ""
+        base = shared.read(folder, key) if folder else None
+        report.provenance["score_before_reused"] = base is not None
+        if base is None:
+            errors = self._weight_errors(model, report)
             with report.during("score_before"):
                 scores = self._score(model, report)
-            if shared_dir:
-                shared.write(shared_dir, key, scores)
-        return self._measures(scores, "before")
+                base = Base(scores, self._compared(model, scores, report), errors or ())
+            if folder and errors is not None:
+                shared.write(folder, key, base)
+        # Training starts with the same blocks in the allocator, whether or not the base was scored here.
+        torch.cuda.empty_cache()
+        return base
 
-    def after(self, model: PreTrainedModel, report: Report) -> dict[str, float]:
-        with report.during("score_after"):
-            return self._measures(self._score(model, report), "after")
+    def _weight_errors(self, model: PreTrainedModel, report: Report) -> tuple[layers.LayerError, ...] | None:
+        """Compare the weights between the phases, whose peaks and times are the model's own; None where that fails."""
+        _, cache_dir = sources.folders(self.request)
+        try:
+            return layers.weight_errors(model, self.parameters, cache_dir, self.request.trust_remote_code)
+        except Exception as error:  # the cell's own result stands
+            traceback.print_exc(file=sys.stderr)
+            report.warnings.append(f"no errors of weights: {type(error).__name__}: {first_line(error)}")
+            return None
+        finally:
+            torch.cuda.empty_cache()
 
-    def _score(self, model: PreTrainedModel, report: Report) -> scoring.Scores:
+    def _compared(self, model: PreTrainedModel, scores: Scores, report: Report) -> dict[str, float | int]:
+        if self.reference is None:
+            return {}
+        with precision.autocast(self.parameters, report.device):
+            next_tokens = reference.compare_next_tokens(
+                model, self.held_out.next_token_prompts, self.reference.next_tokens()
+            )
+        return {**reference.compare_labels(self.reference.scores, scores), **next_tokens}
+
+    def _score(self, model: PreTrainedModel, report: Report) -> Scores:
         model.eval()
         with precision.autocast(self.parameters, report.device):
-            return scoring.score(model, self.prompts, self.labels, report.progress)
+            return scoring.score(model, self.held_out.prompts, self.labels, report.progress)
 
-    def _measures(self, scores: scoring.Scores, when: str) -> dict[str, float]:
+    def _measures(self, scores: Scores, when: str) -> dict[str, float]:
         """Return the figures under names that end in `when`.
 
         Raises:
             Diverged: the loss is not finite, so that the figures mean nothing.
         """
-        numbers = {label: number for number, label in enumerate(self.task.labels)}
-        truth = np.array([numbers[example.label] for example in self.task.test])
+        task = self.held_out.task
+        numbers = {label: number for number, label in enumerate(task.labels)}
+        truth = np.array([numbers[example.label] for example in task.test])
         found = scores.measures(truth, when)
         if not math.isfinite(loss := found[f"heldout_loss_{when}"]):
             raise Diverged(f"the held-out loss {when} training is {loss}")
-        return {"eval_examples_count": len(truth), "labels_count": len(self.task.labels), **found}
+        return {"eval_examples_count": len(truth), "labels_count": len(task.labels), **found}
+
+
+@contextmanager
+def warned_of(report: Report, what: str) -> Iterator[None]:
+    """Turn a file that cannot be written into a warning: the record has the figures that it would have explained."""
+    try:
+        yield
+    except OSError as error:
+        report.warnings.append(f"{what} could not be kept: {error}")
 
 
 def train_cell(
@@ -316,7 +392,25 @@ def train_cell(
     }
 
 
-def cap(vram_limit: int | str, context_bytes: int | None, device: torch.device) -> int:
+def check_limit(vram_limit: int | str | None, device: torch.device) -> None:
+    """Refuse the memory of a card that cannot be played.
+
+    Raises:
+        Invalid: there is no GPU, or the limit is above its memory.
+    """
+    if vram_limit is None:
+        return
+    if device.type != "cuda":
+        raise Invalid("vram_limit needs a CUDA GPU", "run this cell on one, or leave vram_limit out")
+    limit, total = card_of(vram_limit).memory_bytes, meters.card_bytes(device)
+    if limit > total:
+        raise Invalid(
+            f"vram_limit is {limit / 1e9:.2f} GB, and {torch.cuda.get_device_name(device)} has {total / 1e9:.2f} GB",
+            "lower vram_limit, or take a larger card",
+        )
+
+
+def cap(vram_limit: int | str, context_bytes: int, device: torch.device) -> int:
     """Run as if on a card with less memory; return the cap on torch's allocator in bytes.
 
     Args:
@@ -325,17 +419,9 @@ def cap(vram_limit: int | str, context_bytes: int | None, device: torch.device) 
         device: where the cell runs.
 
     Raises:
-        Invalid: there is no GPU, or the limit is above its memory or below what CUDA itself takes.
+        Invalid: the limit is below what CUDA itself takes.
     """
     limit = card_of(vram_limit).memory_bytes
-    if context_bytes is None:
-        raise Invalid("vram_limit needs a CUDA GPU", "run this cell on one, or leave vram_limit out")
-    total = meters.card_bytes(device)
-    if limit > total:
-        raise Invalid(
-            f"vram_limit is {limit / 1e9:.2f} GB, and {torch.cuda.get_device_name(device)} has {total / 1e9:.2f} GB",
-            "lower vram_limit, or take a larger card",
-        )
     capped = meters.cap_memory(limit, context_bytes, device)
     if capped <= 0:
         raise Invalid(f"vram_limit is {limit / 1e9:.2f} GB, and CUDA alone takes more", "raise vram_limit")

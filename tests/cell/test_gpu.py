@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from bench.cell import adapters, encoding, graphs, meters, quantize, scoring, steps, storage, trie, worker
+from bench.cell import adapters, encoding, graphs, meters, quantize, reference, scoring, steps, storage, trie, worker
 from bench.cell.devices import move
 from bench.cell.encoding import TokenizedExample
 from bench.cell.failures import Shortage
@@ -86,12 +86,21 @@ def process(asked: Request) -> dict[str, Any]:
     return end
 
 
-def request(folder: Path | str, **given: Any) -> Request:
+def request(
+    folder: Path | str, *, shared_dir: Path | None = None, cache_dir: Path | None = None, **given: Any
+) -> Request:
     chosen = {"model": str(folder), "max_length": 64, "batch_size": 4, "max_steps": 24, "task": "intents", **given}
     chosen.setdefault("compute_dtype", "float16")  # every card has it
     if chosen.get("quant_type", "nf4") not in ("nf4", "fp4"):
         chosen.setdefault("double_quant", False)
-    return Request("cell", 0, Parameters(**chosen).model_dump(mode="json"), "cuda")
+    return Request(
+        "cell",
+        0,
+        Parameters(**chosen).model_dump(mode="json"),
+        "cuda",
+        cache_dir=str(cache_dir) if cache_dir else None,
+        shared_dir=str(shared_dir) if shared_dir else None,
+    )
 
 
 # Training -------------------------------------------------------------------------------------------------------------
@@ -441,8 +450,8 @@ def test_peaks_are_those_of_a_phase() -> None:
         assert second[name] <= first[name] - 250 * MB
 
 
-def test_every_measure_of_a_cell_on_a_gpu_is_sent_and_documented(tiny: Callable[[str], Path]) -> None:
-    end = cell(tiny("qwen2"), train_examples=48, eval_examples=24)
+def test_every_measure_of_a_cell_on_a_gpu_is_sent_and_documented(tiny: Callable[[str], Path], tmp_path: Path) -> None:
+    end = cell(tiny("qwen2"), train_examples=48, eval_examples=24, shared_dir=tmp_path)
 
     measures, names = end["measures"], {measure.name for measure in MEASURES}
     assert (end["status"], end["message"]) == ("ok", None)
@@ -642,6 +651,43 @@ def test_scoring_never_waits_for_the_gpu(tiny: Callable[[str], Path]) -> None:
     assert torch.equal(found, before)
 
 
+def test_what_follows_a_prompt_is_what_the_model_itself_says(tiny: Callable[[str], Path]) -> None:
+    model = load(tiny("qwen2"), GPU)
+
+    found = dict(follow(model))
+
+    for row, prompt in enumerate(prompts(True)):
+        with torch.inference_mode():
+            logits = model(input_ids=torch.tensor([prompt], device=GPU)).logits[0, -1]
+        np.testing.assert_allclose(found[row].cpu(), logits.float().log_softmax(-1).cpu(), rtol=0, atol=1e-4)
+
+
+def test_finding_what_follows_never_waits_for_the_gpu(tiny: Callable[[str], Path]) -> None:
+    model = load(tiny("llama"), GPU, quant_type="nf4")
+
+    before = dict(follow(model))
+    with never_waiting():
+        found = dict(follow(model))
+
+    assert all(torch.equal(found[row], before[row]) for row in range(len(prompts(True))))
+
+
+def test_a_model_agrees_with_itself(tiny: Callable[[str], Path]) -> None:
+    model = load(tiny("llama"), GPU)
+    found = dict(follow(model))
+    of_reference = torch.stack([found[row].cpu() for row in range(len(found))])
+
+    measures = reference.compare_next_tokens(model, prompts(True), of_reference)
+
+    assert measures == {"next_token_prompts_count": 5, "next_token_kl_before": 0.0, "next_token_agreement_before": 1.0}
+
+
+def follow(model: PreTrainedModel) -> Iterator[tuple[int, torch.Tensor]]:
+    """Yield the number of each prompt with the log-probabilities of what follows it."""
+    for rows, found in scoring.next_tokens(model, prompts(True)):
+        yield from zip(rows, found, strict=True)
+
+
 def test_scoring_takes_a_share_of_the_memory_that_a_cap_leaves(tiny: Callable[[str], Path]) -> None:
     model = load(tiny("llama"), GPU)
     total = torch.cuda.get_device_properties(GPU).total_memory
@@ -687,6 +733,61 @@ def test_a_large_vocabulary_stays_within_2_gb(kind: str) -> None:
     assert scores.log_likelihoods.shape == (32, 77)
     assert np.isfinite(scores.log_likelihoods).all()
     assert torch.cuda.max_memory_allocated(GPU) - before < 2 * GB
+
+
+# The 16-bit model -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def compared(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """Run the packaged model in 16 bits, in nf4 beside it, and in nf4 where its answers have to be computed first."""
+    dtype = "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+    given: dict[str, Any] = {"cache_dir": smollm2, "compute_dtype": dtype, "eval_examples": 72, "max_steps": 3}
+    given["execution"] = "eager"
+    one, other = (tmp_path_factory.mktemp("shared") for _ in range(2))
+    return {
+        "none": process(request("smollm2-135m", quant_type="none", shared_dir=one, **given)),
+        "found": process(request("smollm2-135m", quant_type="nf4", shared_dir=one, **given)),
+        "computed": process(request("smollm2-135m", quant_type="nf4", shared_dir=other, **given)),
+    }
+
+
+def test_the_16_bit_cell_says_what_the_16_bit_model_says(compared: dict[str, dict[str, Any]]) -> None:
+    end = compared["none"]
+
+    assert (end["status"], end["warnings"]) == ("ok", [])
+    assert end["measures"]["label_kl_before"] == end["measures"]["next_token_kl_before"] == 0.0
+    assert end["measures"]["label_agreement_before"] == end["measures"]["next_token_agreement_before"] == 1.0
+    assert end["measures"]["next_token_prompts_count"] == 72
+
+
+def test_quantization_shows_in_weights_labels_and_next_tokens(compared: dict[str, dict[str, Any]]) -> None:
+    for name in ("found", "computed"):
+        end = compared[name]
+        measures = end["measures"]
+        assert (end["status"], end["warnings"]) == ("ok", [])
+        assert 0.05 < measures["weight_error"] <= measures["weight_error_max"] < 0.2
+        assert measures["weight_error_layers_count"] == measures["quantized_modules_count"] == 210
+        assert measures["label_kl_before"] > 0
+        assert 0 < measures["next_token_kl_before"] < 5
+        assert 0 < measures["next_token_agreement_before"] <= 1
+
+
+def test_who_has_the_16_bit_model_computed_has_the_peaks_of_who_finds_its_answers(
+    compared: dict[str, dict[str, Any]],
+) -> None:
+    found, computed = (compared[name] for name in ("found", "computed"))
+
+    assert not found["environment"]["score_before_reused"]
+    assert not computed["environment"]["score_before_reused"]
+    for span in ("load", "score", "train"):
+        for counter in ("allocated", "requested", "reserved"):
+            name = f"{span}_peak_{counter}_bytes"
+            assert computed["measures"][name] == pytest.approx(found["measures"][name], abs=4 * MB), name
+    if found["measures"]["load_process_bytes"] is None:
+        pytest.skip("NVML does not know this process by its number")
+    for name in ("context_bytes", "load_outside_torch_bytes", "train_outside_torch_bytes"):
+        assert computed["measures"][name] == pytest.approx(found["measures"][name], abs=32 * MB), name
 
 
 def test_a_batch_moves_whole() -> None:

@@ -12,6 +12,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from bench.cell import adapters, encoding, heads, meters, scoring, trie
+from bench.cell.calibration import expected_calibration_error
 from bench.cell.scoring import Scores
 from tests.cell.examples import CPU, load, parameters, plain_scores
 from tests.models import VOCABULARY, config, tokenizer
@@ -78,6 +79,40 @@ def test_one_forward_gives_what_a_forward_per_label_gives_through_adapters(tiny:
 
     np.testing.assert_allclose(found, plain_scores(model, prompts(True), labels()), rtol=0, atol=1e-3)
     assert np.abs(found - without).max() > 0.1
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 16])
+@pytest.mark.parametrize(
+    ("name", "attention"), [("llama", "sdpa"), ("qwen2", "eager"), ("gemma2", "eager"), ("granite", "sdpa")]
+)
+def test_what_follows_a_prompt_is_what_the_model_itself_says(
+    tiny: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, name: str, attention: str, at_once: int
+) -> None:
+    monkeypatch.setitem(scoring.MAX_ROWS, "cpu", at_once)
+    model = load(tiny(name), attn_implementation=attention)
+    found = np.empty((len(TEXTS), VOCABULARY), np.float32)
+    sizes = []
+
+    for rows, log_probabilities in scoring.next_tokens(model, prompts(True)):
+        found[rows] = log_probabilities.numpy()
+        sizes.append(len(rows))
+
+    for row, prompt in enumerate(prompts(True)):
+        with torch.inference_mode():
+            expected = model(input_ids=torch.tensor([prompt])).logits[0, -1].float().log_softmax(-1)
+        np.testing.assert_allclose(found[row], expected.numpy(), rtol=0, atol=1e-4)
+    assert max(sizes) <= at_once
+    assert sum(sizes) == len(TEXTS)
+
+
+def test_whole_distributions_are_made_for_few_prompts_at_a_time(
+    tiny: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scoring, "LOGITS_BYTES", 2 * VOCABULARY * scoring.BYTES_PER_COMPARED_LOGIT)
+
+    sizes = [len(rows) for rows, _ in scoring.next_tokens(load(tiny("llama")), prompts(True))]
+
+    assert sizes == [2, 2, 1]
 
 
 @pytest.mark.parametrize("places_at_once", [1, 2, 3])
@@ -170,6 +205,7 @@ def test_measures_of_a_known_table() -> None:
     assert measures["accuracy_after"] == 0.5
     assert measures["macro_f1_after"] == pytest.approx((2 * 1 / (2 + 2) + 2 * 1 / (2 + 1) + 0) / 3)
     assert measures["heldout_loss_after"] == pytest.approx((1 + 2 + 4 + 4) / (1 + 2 + 2 + 4))
+    assert measures["expected_calibration_error_after"] == expected_calibration_error(table, truth)
 
 
 def test_measures_agree_with_scikit_learn() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -9,12 +10,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from bench.cell import worker
 from bench.matrix.parameters import Parameters
-from bench.protocol import DTYPE_NAMES, MEASURES, PEAK_PARTS, PHASES, PLACES, Request, finite
+from bench.protocol import (
+    DTYPE_NAMES,
+    EXAMPLES,
+    LAYERS,
+    LOG_LIKELIHOODS,
+    MEASURES,
+    PEAK_PARTS,
+    PHASES,
+    PLACES,
+    Request,
+    finite,
+)
 
 Message = dict[str, Any]
 Cell = Callable[..., list[Message]]
@@ -22,6 +36,10 @@ Cell = Callable[..., list[Message]]
 ROOT = Path(__file__).parents[2]
 NAMES = {measure.name for measure in MEASURES}
 ALL_PHASES = list(PHASES[1:])
+UNSHARED_PHASES = [phase for phase in ALL_PHASES if phase != "reference"]
+COMPARED = {"label_kl_before", "label_agreement_before", "next_token_prompts_count", "next_token_kl_before",
+            "next_token_agreement_before"}  # fmt: skip
+WEIGHT_ERRORS = {"weight_error", "weight_error_max", "weight_error_layers_count"}
 ON_A_GPU_ONLY = {
     "cap_bytes", "short_bytes", "context_bytes", "gpu_busy_share", "predicted_needed_bytes",
     *(f"predicted_train_peak_{counter}_bytes" for counter in ("allocated", "requested", "reserved")),
@@ -63,7 +81,14 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def request(
-    folder: Path, task: Path, seed: int = 0, device: str = "cpu", shared_dir: Path | None = None, **given: Any
+    folder: Path,
+    task: Path,
+    seed: int = 0,
+    device: str = "cpu",
+    shared_dir: Path | None = None,
+    evidence_dir: Path | None = None,
+    evidence_name: str = "cell",
+    **given: Any,
 ) -> Request:
     chosen = {
         "model": str(folder), "task": str(task), "max_length": 48, "batch_size": 8, "max_steps": 4,
@@ -77,6 +102,8 @@ def request(
         Parameters(**chosen).model_dump(mode="json"),
         device,  # type: ignore[arg-type]
         shared_dir=str(shared_dir) if shared_dir else None,
+        evidence_dir=str(evidence_dir) if evidence_dir else None,
+        evidence_name=evidence_name,
     )
 
 
@@ -93,6 +120,12 @@ def cell(tiny: Callable[[str], Path], task: Path) -> Cell:
     return run
 
 
+@pytest.fixture(scope="session")
+def shared_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a folder in which cells find the 16-bit model's answers once one of them has had them computed."""
+    return tmp_path_factory.mktemp("shared")
+
+
 # The process ----------------------------------------------------------------------------------------------------------
 
 
@@ -101,7 +134,8 @@ def process(tiny: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactor
     """Run `python -m bench.cell` on the shipped task, with libraries that print."""
     noisy = tmp_path_factory.mktemp("noisy")
     (noisy / "sitecustomize.py").write_text(NOISE)
-    asked = request(tiny("llama"), Path("intents"), max_length=96, train_examples=24, eval_examples=24, max_steps=3)
+    given: dict[str, Any] = {"max_length": 96, "train_examples": 24, "eval_examples": 24, "max_steps": 3}
+    asked = request(tiny("llama"), Path("intents"), shared_dir=noisy / "shared", **given)
     return subprocess.run(
         [sys.executable, "-m", "bench.cell"],
         input=asked.to_json(),
@@ -114,7 +148,7 @@ def process(tiny: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactor
         cwd=noisy,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
 
@@ -135,7 +169,7 @@ def test_what_libraries_print_goes_to_the_log(process: subprocess.CompletedProce
     assert "a library says" not in process.stdout
     assert "a library says: hello" in process.stderr
     assert "a library says: goodbye" in process.stderr
-    assert process.stderr.count('"a library says this"') == 2
+    assert process.stderr.count('"a library says this"') == 4  # the worker's, and those of the 16-bit model's process
 
 
 def test_a_worker_whose_run_has_ended_ends() -> None:
@@ -163,7 +197,7 @@ def test_a_worker_whose_run_has_ended_ends() -> None:
 def test_a_cell_tells_its_phases_its_progress_and_its_end(cell: Cell) -> None:
     messages = cell()
 
-    assert [message["phase"] for message in messages if message["kind"] == "phase"] == ALL_PHASES
+    assert [message["phase"] for message in messages if message["kind"] == "phase"] == UNSHARED_PHASES
     assert [message["kind"] for message in messages].index("end") == len(messages) - 1
     for message in messages:
         assert message["peak_allocated_bytes"] is None
@@ -183,11 +217,15 @@ def test_a_cell_tells_its_phases_its_progress_and_its_end(cell: Cell) -> None:
 
 
 @pytest.mark.parametrize("kind", ["nf4", "int8", "none"])
-def test_every_measure_that_a_cpu_has_is_sent_and_every_one_sent_is_documented(cell: Cell, kind: str) -> None:
-    measures = cell(quant_type=kind)[-1]["measures"]
+def test_every_measure_that_a_cpu_has_is_sent_and_every_one_sent_is_documented(
+    cell: Cell, shared_dir: Path, kind: str
+) -> None:
+    # A base of its own for each run of this test: what is reused takes no time.
+    measures = cell(quant_type=kind, shared_dir=shared_dir)[-1]["measures"]
 
     assert set(measures) <= NAMES
-    assert NAMES - set(measures) <= ON_A_GPU_ONLY | WHERE_NOT_ZERO
+    where_quantized = WEIGHT_ERRORS if kind == "none" else set()
+    assert NAMES - set(measures) <= ON_A_GPU_ONLY | WHERE_NOT_ZERO | where_quantized
     assert {name for name, value in measures.items() if value is None} <= ON_A_GPU_ONLY
     assert all(math.isfinite(value) for value in measures.values() if value is not None)
 
@@ -311,7 +349,9 @@ def test_cells_with_the_same_base_score_it_once_and_say_so(cell: Cell, tmp_path:
     assert reused == [False, True, False, False]
     assert "score_before_s" in first["measures"]
     assert "score_before_s" not in second["measures"]
-    for name in ("accuracy", "macro_f1", "heldout_loss"):
+    for name in COMPARED | WEIGHT_ERRORS:
+        assert second["measures"][name] == first["measures"][name]
+    for name in ("accuracy", "macro_f1", "heldout_loss", "expected_calibration_error"):
         assert second["measures"][f"{name}_before"] == first["measures"][f"{name}_before"]
         assert second["measures"][f"{name}_before"] == alone["measures"][f"{name}_before"]
         assert second["measures"][f"{name}_after"] == alone["measures"][f"{name}_after"]
@@ -331,15 +371,136 @@ def test_what_attention_a_cell_trained_with_is_recorded(cell: Cell) -> None:
     assert cell(attn_implementation="eager")[-1]["environment"]["attention_used"] == "eager"
 
 
+# The 16-bit model -----------------------------------------------------------------------------------------------------
+
+
+def test_the_16_bit_cell_says_what_the_16_bit_model_says_and_a_quantized_one_does_not(
+    cell: Cell, shared_dir: Path
+) -> None:
+    given: dict[str, Any] = {"name": "qwen2", "shared_dir": shared_dir}
+    plain, quantized = (cell(quant_type=kind, **given) for kind in ("none", "nf4"))
+
+    told = [[message for message in messages if message["phase"] == "reference"] for messages in (plain, quantized)]
+    assert [message["kind"] for message in told[0]][:2] == ["phase", "progress"]
+    assert [message["kind"] for message in told[1]] == ["phase"]  # it is there
+    one, other = plain[-1]["measures"], quantized[-1]["measures"]
+    assert one["label_kl_before"] == one["next_token_kl_before"] == 0.0
+    assert one["label_agreement_before"] == one["next_token_agreement_before"] == 1.0
+    assert one["next_token_prompts_count"] == other["next_token_prompts_count"] == 12
+    assert other["label_kl_before"] > 1e-3
+    assert other["next_token_kl_before"] > 1e-3
+    assert 0 < other["weight_error"] <= other["weight_error_max"] < 0.3
+    assert other["weight_error_layers_count"] == other["quantized_modules_count"] == 14
+    assert not WEIGHT_ERRORS & set(one)
+    assert plain[-1]["warnings"] == quantized[-1]["warnings"] == []
+
+
+def test_cells_that_share_nothing_are_not_compared_with_the_16_bit_model(cell: Cell) -> None:
+    measures = cell()[-1]["measures"]
+
+    assert not (COMPARED | {"reference_s"}) & set(measures)
+    assert set(measures) >= WEIGHT_ERRORS
+
+
+def test_without_the_16_bit_model_a_cell_says_why_and_goes_on(
+    cell: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "executable", "false")
+        first = cell(shared_dir=tmp_path)[-1]
+    second = cell(shared_dir=tmp_path, quant_type="fp4")[-1]
+
+    (kept,) = tmp_path.glob("reference-*.json")
+    for end in (first, second):
+        assert end["status"] == "ok"
+        assert end["warnings"] == [
+            "no 16-bit reference: its process ended with code 1 (the cell's log may say why); "
+            f"remove {kept} to try again"
+        ]
+        assert not COMPARED & set(end["measures"])
+        assert end["measures"]["weight_error"] > 0
+
+
+def test_a_reference_that_comes_later_is_not_missed(
+    cell: Cell, shared_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "executable", "false")
+        cell(name="qwen2", shared_dir=tmp_path)
+    (kept,) = tmp_path.glob("reference-*.json")
+    cell(name="qwen2", shared_dir=shared_dir)
+    kept.unlink()
+    there = shared_dir / kept.with_suffix(".safetensors").name
+    (tmp_path / there.name).write_bytes(there.read_bytes())
+
+    end = cell(name="qwen2", shared_dir=tmp_path)[-1]
+
+    assert not end["environment"]["score_before_reused"]
+    assert set(end["measures"]) >= COMPARED
+    assert end["warnings"] == []
+
+
+def test_errors_of_weights_that_cannot_be_had_are_warned_of(
+    cell: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise torch.OutOfMemoryError("of all things")
+
+    monkeypatch.setattr(worker.layers, "weight_errors", fail)
+
+    end = cell()[-1]
+
+    assert (end["status"], end["warnings"]) == ("ok", ["no errors of weights: OutOfMemoryError: of all things"])
+    assert not WEIGHT_ERRORS & set(end["measures"])
+
+
+# What is kept beside a record -----------------------------------------------------------------------------------------
+
+
+def test_what_every_example_and_every_layer_got_is_kept(cell: Cell, tmp_path: Path, shared_dir: Path) -> None:
+    evidence: dict[str, Any] = {"shared_dir": shared_dir, "evidence_dir": tmp_path}
+    ends = [cell(evidence_name=name, max_steps=steps, **evidence)[-1] for name, steps in (("one", 3), ("other", 4))]
+
+    for name, end in zip(("one", "other"), ends, strict=True):
+        examples = pq.read_table(tmp_path / EXAMPLES / f"{name}.parquet").to_pydict()
+        accuracy = np.mean([a == b for a, b in zip(examples["label"], examples["predicted_after"], strict=True)])
+        assert accuracy == end["measures"]["accuracy_after"]
+        content = (tmp_path / EXAMPLES / f"{name}.parquet").read_bytes()
+        assert end["environment"]["examples_sha256"] == hashlib.sha256(content).hexdigest()
+        assert pq.read_table(tmp_path / LOG_LIKELIHOODS / f"{name}.parquet").num_rows == 12
+        layers = pq.read_table(tmp_path / LAYERS / f"{name}.parquet").to_pydict()  # also of a base that was reused
+        assert max(layers["rmse_per_sigma"]) == end["measures"]["weight_error_max"]
+
+
+def test_an_unquantized_cell_keeps_its_examples_only(cell: Cell, tmp_path: Path) -> None:
+    end = cell(quant_type="none", evidence_dir=tmp_path)[-1]
+
+    assert end["status"] == "ok"
+    assert {path.name for path in tmp_path.iterdir()} == {EXAMPLES, LOG_LIKELIHOODS}
+
+
+def test_what_cannot_be_kept_is_warned_of(cell: Cell, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+
+    end = cell(evidence_dir=tmp_path / "file")[-1]
+
+    assert (end["status"], end["phase"]) == ("ok", "score_after")
+    assert [warning.partition(" could not be kept: ")[0] for warning in end["warnings"]] == [
+        "the layers' errors", "the scores of the examples",
+    ]  # fmt: skip
+    assert "examples_sha256" not in end["environment"]
+    assert end["measures"]["accuracy_after"] >= 0
+
+
 # Failures -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("given", "phase", "message", "hint"),
     [
-        ({"model": "/nowhere"}, "load", "model folder /nowhere does not exist", "hub id"),
+        ({"model": "/nowhere"}, "start", "model folder /nowhere does not exist", "hub id"),
         ({"task": Path("/nowhere")}, "start", "/nowhere/train.csv does not exist", "train.csv and test.csv"),
-        ({"max_length": 8}, "verify", "max_length leaves", "raise max_length by at least"),
+        ({"max_length": 8}, "start", "max_length leaves", "raise max_length by at least"),
         ({"max_length": 300}, "verify", "the model has 256 positions", "lower max_length"),
         ({"target_modules": ["query"]}, "adapt", "has no linear layer 'query'", "q_proj"),
         ({"eval_examples": 99}, "start", "eval_examples: 99 asked for, and the task has 12", "all"),
