@@ -29,7 +29,8 @@ class Cell:
 class Matrix:
     """A matrix file that holds no mistake, with its cells: crossed ones first, the rows of include after them.
 
-    `text` is the file as it stands, byte order mark and line ends included; `baseline` is a cell's id.
+    `text` is the file as it stands, byte order mark and line ends included; `baseline` is a cell's id. `watch_pairs`
+    are labels that are easily confused, two at a time; a task need not have them.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Matrix:
     cells: tuple[Cell, ...]
     baseline: str | None
     seeds: tuple[int, ...]
+    watch_pairs: tuple[tuple[str, str], ...] = ()
 
 
 def load_matrix(path: str | Path, max_cells: int = MOST_CELLS) -> Matrix:
@@ -67,6 +69,7 @@ def load_matrix(path: str | Path, max_cells: int = MOST_CELLS) -> Matrix:
         ),
         baseline=declaration.baseline.value if declaration.baseline else None,
         seeds=declaration.seeds,
+        watch_pairs=declaration.watch_pairs,
     )
 
 

@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 from bench.matrix.cross import BUILT_IN, Draft
+from bench.matrix.parameters import LATER
 from bench.matrix.rows import LONGEST_ID, Setting
 from bench.matrix.values import Unreadable
 from bench.matrix.wording import written
@@ -45,8 +46,12 @@ _ABSENT = {"double_quant": "no-dq", "gradient_checkpointing": "no-ckpt"}
 
 
 def key_of(values: Mapping[str, Any]) -> str:
-    """Return 16 hexadecimal digits for a value of every parameter: the same in every file, whatever its order."""
-    content = {"parameters": dict(values), "protocol": PROTOCOL_VERSION}
+    """Return 16 hexadecimal digits for a value of every parameter: the same in every file, whatever its order.
+
+    Parameters in `LATER` count only where they differ from their default.
+    """
+    counting = {name: value for name, value in values.items() if name not in LATER or value != BUILT_IN[name]}
+    content = {"parameters": counting, "protocol": PROTOCOL_VERSION}
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), default=repr)
     return hashlib.sha256(text.encode()).hexdigest()[:_KEY_DIGITS]
 

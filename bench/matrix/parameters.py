@@ -27,6 +27,10 @@ DERIVED: dict[str, tuple[str, Callable[[Mapping[str, Any]], Any]]] = {
     "kbit_upcast": ("true where quantized", lambda given: given.get("quant_type", "nf4") != "none"),
 }
 
+# Parameters that came after protocol 2 did. A key leaves them out where they have their default, so that a cell keeps
+# the records it had before; when PROTOCOL_VERSION is raised, this becomes empty.
+LATER = ("seed_offset",)
+
 
 class Parameters(BaseModel):
     """Everything that decides what one cell does, but for the seed."""
@@ -86,6 +90,9 @@ class Parameters(BaseModel):
         None, description="memory of the card to run as: bytes, 16GB, 14.5GiB, or a card such as T4"
     )
     timeout: Annotated[float, Field(gt=0)] = Field(3600.0, description="seconds for the whole cell")
+    seed_offset: Annotated[int, Field(ge=0)] = Field(
+        0, description="added to the seed of a run: another draw of adapters and batches"
+    )
 
     @model_validator(mode="before")
     @classmethod

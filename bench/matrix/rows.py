@@ -14,7 +14,10 @@ from bench.matrix.tree import Entry, Node, sort_of
 from bench.matrix.values import Mistake, Unreadable, convert, plain
 from bench.matrix.wording import closest, quoted, written
 
-TOP_KEYS = ("schema", "name", "about", "defaults", "axes", "exclude", "overrides", "include", "baseline", "seeds")
+TOP_KEYS = (
+    "schema", "name", "about", "defaults", "axes", "exclude", "overrides", "include", "baseline", "seeds",
+    "watch_pairs",
+)  # fmt: skip
 LONGEST_ID = 100
 
 # Keys that mean something elsewhere.

@@ -25,6 +25,8 @@ LONGEST_NAME = 100
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 _OVERRIDE_KEYS = ("when", "set")
 _EXAMPLE_ROW = "{quant_type: nf4}"
+_EXAMPLE_PAIR = "[card_arrival, card_delivery_estimate]"
+_PAIR = 2
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class Declaration:
     include: tuple[Row, ...]
     baseline: Setting | None
     seeds: tuple[int, ...]
+    watch_pairs: tuple[tuple[str, str], ...]
 
 
 def read_declaration(document: Document, report: Report) -> Declaration:
@@ -71,6 +74,7 @@ def read_declaration(document: Document, report: Report) -> Declaration:
         include=tuple(_read_include(node, report) for node in _rows("include", top.get("include"), report)),
         baseline=_read_baseline(top.get("baseline"), report),
         seeds=_read_seeds(top.get("seeds"), report),
+        watch_pairs=_read_watch_pairs(top.get("watch_pairs"), report),
     )
 
 
@@ -161,6 +165,54 @@ def _read_seeds(entry: Entry | None, report: Report) -> tuple[int, ...]:
         else:
             seeds[seed] = None
     return tuple(seeds)
+
+
+def _read_watch_pairs(entry: Entry | None, report: Report) -> tuple[tuple[str, str], ...]:
+    if entry is None or entry.node.value is None:
+        return ()
+    if not isinstance(entry.node.value, list):
+        what = f"watch_pairs takes a list of pairs of labels, not {sort_of(entry.node)}"
+        report.add(entry.node.where, what, f"write [{_EXAMPLE_PAIR}]")
+        return ()
+    first: dict[frozenset[str], Location] = {}
+    pairs = []
+    for node in entry.node.value:
+        if (pair := _read_pair(node, report)) is None:
+            continue
+        labels = frozenset(pair)
+        if labels in first:
+            place = f"line {first[labels].line}, column {first[labels].column}"
+            report.add(node.where, f"duplicate pair {written(pair)}, first in {place}", "remove one of the two")
+        else:
+            first[labels] = node.where
+            pairs.append(pair)
+    return tuple(pairs)
+
+
+def _read_pair(node: Node, report: Report) -> tuple[str, str] | None:
+    """Read two different labels; whether the task has them is not known before its texts are read."""
+    if not isinstance(node.value, list) or len(node.value) != _PAIR:
+        count = f" of {len(node.value)}" if isinstance(node.value, list) and node.value else ""
+        what = f"a pair of watch_pairs is a list of two labels, not {sort_of(node)}{count}"
+        report.add(node.where, what, f"write it like {_EXAMPLE_PAIR}")
+        return None
+    labels = [label for item in node.value if (label := _read_label(item, report)) is not None]
+    if len(labels) < _PAIR:
+        return None
+    one, other = labels
+    if one == other:
+        report.add(node.value[1].where, f"a pair takes two labels, not {quoted(one)} twice", "write another label")
+        return None
+    return one, other
+
+
+def _read_label(node: Node, report: Report) -> str | None:
+    if isinstance(node.value, str) and node.value:
+        return node.value
+    readable = isinstance(node.value, int | float)
+    fix = "put quotes around it" if readable else f"write a label of the task, as in {_EXAMPLE_PAIR}"
+    report.add(node.where, f"a label is text, not {sort_of(node)}", fix)
+    return None
 
 
 def _mapping(name: str, entry: Entry | None, report: Report) -> Node:

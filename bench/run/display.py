@@ -20,7 +20,7 @@ from bench.run.observer import Observer
 from bench.run.progress import Progress
 from bench.run.records import Record
 from bench.run.slots import Slot
-from bench.run.wording import activity_line, duration, finished_line
+from bench.run.wording import activity_line, duration, finished_line, run_of
 
 REFRESHES_PER_S = 4
 BAR_WIDTH = 24
@@ -63,7 +63,7 @@ class Display:
         self.progress.start(slot, job)
         if self.shows_starts:
             again = f", attempt {attempt}" if attempt > 1 else ""
-            self._print(f"{self._counter()} {job.cell.id} s{job.seed}: started on {slot.name}{again}")
+            self._print(f"{self._counter()} {job.cell.id} {run_of(job)}: started on {slot.name}{again}")
 
     def told(self, slot: Slot, message: Message) -> None:
         self.progress.hear(slot, message)

@@ -32,8 +32,10 @@ from bench.run.store import (
     RECORDS,
     SHARED,
     append_record,
+    evidence_name,
+    log_name,
     read_records,
-    set_records_aside,
+    set_aside,
     write_atomically,
     write_plan,
 )
@@ -75,9 +77,9 @@ def run_plan(
     Records go to the folder of `results` that bears the matrix's name; the run writes nothing outside of it, and its
     workers nothing but what the user's cache keeps (the packaged checkpoint, tokens). A job with a result is left
     alone, unless its status is in `retry`; a crash is tried again once, an interrupted job with the next run. `fresh`
-    puts earlier records aside and starts over. `data_dir` (or `QLORA_BENCH_DATA`) holds tasks by name.
-    `trust_remote_code` lets models run code of their own. When `stop` turns true, the workers are killed and their
-    jobs recorded as interrupted.
+    puts earlier records aside, with the examples and layers kept beside them, and starts over. `data_dir` (or
+    `QLORA_BENCH_DATA`) holds tasks by name. `trust_remote_code` lets models run code of their own. When `stop` turns
+    true, the workers are killed and their jobs recorded as interrupted.
 
     Raises:
         BenchError: data is missing (nothing has been written then), another run holds the folder, its records are of a
@@ -107,6 +109,21 @@ def is_due(history: Sequence[Record], retry: Collection[Status] = ()) -> bool:
     status = history[-1].status
     crashes = sum(record.status == "crashed" for record in history)
     return status in WORTH_ANOTHER_TRY and (status != "crashed" or crashes < MOST_CRASHES)
+
+
+def due_jobs(
+    jobs: Sequence[Job], history: Mapping[JobKey, Sequence[Record]], retry: Collection[Status] = ()
+) -> list[Job]:
+    """Return the jobs that are to be run, in their order.
+
+    A baseline that has no second result is run again only in a block that something else is due in, or that has
+    records with a position. It could show no drift of a block which an earlier version, without blocks, completed.
+    """
+    due = [job for job in jobs if is_due(history.get(job.key, ()), retry)]
+    open_blocks = {job.seed for job in due if not job.repeat} | {
+        job.seed for job in jobs if any(record.position is not None for record in history.get(job.key, ()))
+    }
+    return [job for job in due if not job.repeat or job.seed in open_blocks]
 
 
 @dataclass(frozen=True)
@@ -148,24 +165,24 @@ class _Desk:
     attempts_count: int = 0
 
     def open_folder(self, slots: Sequence[Slot], fresh: bool) -> None:
-        path = self.folder / RECORDS
-        if fresh and (aside := set_records_aside(path, self.clock.now())):
+        if fresh and (aside := set_aside(self.folder, self.clock.now())):
             self.observer.warned(f"earlier records are now in {aside}")
         if fresh:
             shutil.rmtree(self.folder / SHARED, ignore_errors=True)
-        contents = read_records(path)
+        contents = read_records(self.folder / RECORDS)
         for warning in contents.warnings:
             self.observer.warned(warning)
         self.history = histories(contents.records)
         environment = {**self.machine, "slots": {slot.name: slot_facts(slot) for slot in slots}}
         write_atomically(self.folder / MATRIX, self.plan.matrix.text)
-        write_plan(self.folder / PLAN, self.plan.matrix)
+        write_plan(self.folder / PLAN, self.plan)
         write_atomically(self.folder / ENVIRONMENT, json.dumps(environment, indent=2) + "\n")
 
     def work_through(self, slots: Sequence[Slot], retry: Collection[Status], stop: Callable[[], bool]) -> RunSummary:
-        jobs = {(job.cell.key, job.seed): job for job in self.plan.jobs}
-        due = {key: job for key, job in jobs.items() if is_due(self.history.get(key, ()), retry)}
-        self.observer.begun(tuple(due.values()), [self.history[key][-1] for key in jobs if key not in due], slots)
+        keys = [job.key for job in self.plan.jobs]
+        due = {job.key: job for job in due_jobs(self.plan.jobs, self.history, retry)}
+        kept = [self.history[key][-1] for key in keys if key not in due and key in self.history]
+        self.observer.begun(tuple(due.values()), kept, slots)
         queue = deque(due.values())
         try:
             while (queue or self.prepared or self.running) and not stop():
@@ -178,7 +195,7 @@ class _Desk:
             for attempt in self.running:
                 attempt.worker.kill()
             self.executor.close()
-        records = tuple(self.history[key][-1] for key in jobs if self.history.get(key))
+        records = tuple(self.history[key][-1] for key in keys if key in self.history)
         interrupted = bool(queue or self.prepared) or any(record.status == "interrupted" for record in ends)
         return RunSummary(self.folder, records, self.attempts_count, interrupted)
 
@@ -209,30 +226,33 @@ class _Desk:
                     self.prepared[slot] = replace(coming, prepared=True)
 
     def _next(self, job: Job, slot: Slot) -> _Next:
-        number = 1 + max((record.attempt for record in self.history.get((job.cell.key, job.seed), ())), default=0)
-        return _Next(job, slot, number, self.folder / LOGS / f"{job.cell.id}-s{job.seed}.log")
+        number = 1 + max((record.attempt for record in self.history.get(job.key, ())), default=0)
+        return _Next(job, slot, number, self.folder / LOGS / log_name(job.cell.id, job.seed, job.repeat))
 
     def _start(self, coming: _Next) -> None:
-        cell, slot = coming.job.cell, coming.slot
+        job, cell, slot = coming.job, coming.job.cell, coming.slot
         request = Request(
             cell.id,
-            coming.job.seed,
+            job.seed + cell.parameters.seed_offset,  # the record keeps the seed of the plan, by which cells are paired
             cell.parameters.model_dump(mode="json"),
             slot.device,
             data_dir=str(self.data_dir) if self.data_dir else None,
             shared_dir=str((self.folder / SHARED).absolute()),
+            evidence_dir=str(self.folder.absolute()),
+            evidence_name=evidence_name(*job.key),
             trust_remote_code=self.trust_remote_code,
         )
         started_at = timestamp(self.clock.now())
         with coming.log.open("a", encoding="utf-8") as file:
-            file.write(f"=== {cell.id}, seed {request.seed}, attempt {coming.number}, on {slot.name}, {started_at}\n")
+            seed = f"seed {job.seed}{' again' if job.repeat else ''}"
+            file.write(f"=== {cell.id}, {seed}, attempt {coming.number}, on {slot.name}, {started_at}\n")
         worker = self.executor.start(request, slot, coming.log)
         supervision = Supervision(
             worker, self.clock, cell.parameters.timeout, lambda message: self.observer.told(slot, message)
         )
         self.running.append(_Attempt(coming, started_at, supervision, worker))
         self.attempts_count += 1
-        self.observer.started(slot, coming.job, coming.number)
+        self.observer.started(slot, job, coming.number)
 
     def _collect(self, queue: deque[Job]) -> None:
         for attempt in tuple(self.running):
@@ -258,6 +278,8 @@ class _Desk:
             protocol=PROTOCOL_VERSION,
             started_at=attempt.started_at,
             slot=made.slot.name,
+            repeat=made.job.repeat,
+            position=made.job.position,
             **asdict(outcome) | {"environment": facts | dict(outcome.environment)},
         )
         append_record(self.folder / RECORDS, record)

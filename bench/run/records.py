@@ -15,8 +15,8 @@ SCHEMA = 1
 # From a schema to the next one: what turns a line's object of that schema into one of schema + 1.
 UPGRADERS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 
-# A cell of a plan, by its key, with a seed.
-JobKey = tuple[str, int]
+# A cell of a plan, by its key, with a seed, and how often it had run in that seed's block before.
+JobKey = tuple[str, int, int]
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,9 @@ class Record:
     `started_at` is UTC in ISO 8601. `wall_s` is from the start of the process, or from its request where it had been
     prepared, to its result or its end. `slot` is where it ran (`gpu0`, `cpu`). `last_peak_allocated_bytes` is torch's
     peak in the phase in which it ended, null on a CPU. `losses` are those of each training step, nats per loss-bearing
-    token, to six digits; a worker that was killed leaves none. Figures that are not finite are null.
+    token, to six digits; a worker that was killed leaves none. Figures that are not finite are null. `repeat` is 1
+    where the baseline ran once more at the end of its seed's block, to show drift, and otherwise 0. `position` is the
+    place in that block, from 1; null in records of versions that had no blocks.
     """
 
     id: str
@@ -48,10 +50,12 @@ class Record:
     environment: Mapping[str, Any]
     warnings: Sequence[str] = ()
     losses: Sequence[float | None] = ()
+    repeat: int = 0
+    position: int | None = None
 
     @property
     def job(self) -> JobKey:
-        return self.key, self.seed
+        return self.key, self.seed, self.repeat
 
 
 FIELDS = tuple(field.name for field in fields(Record))
@@ -68,6 +72,8 @@ CHECKS: dict[str, Callable[[Any], bool]] = {
     "environment": lambda value: isinstance(value, dict),
     "warnings": lambda value: isinstance(value, list),
     "losses": lambda value: isinstance(value, list),
+    "repeat": lambda value: isinstance(value, int),
+    "position": lambda value: value is None or isinstance(value, int),
 }
 
 
@@ -119,7 +125,7 @@ def upgrade(entry: dict[str, Any], where: Location | None = None) -> dict[str, A
 
 
 def histories(records: Iterable[Record]) -> dict[JobKey, list[Record]]:
-    """Group records by key and seed, each group in the order of its attempts."""
+    """Group records by their jobs, each group in the order of its attempts."""
     groups: dict[JobKey, list[Record]] = {}
     for record in records:
         groups.setdefault(record.job, []).append(record)

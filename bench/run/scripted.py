@@ -92,6 +92,10 @@ class ScriptedWorker:
         return min((time for time in times if time > self.clock.elapsed_s), default=inf)
 
 
+def _job(request: Request) -> tuple[str, int, str]:
+    return request.id, request.seed, request.evidence_name
+
+
 class ScriptedExecutor:
     """Starts workers that follow `script(request, attempt)`, attempts counted from 1; `started` keeps them in order.
 
@@ -118,8 +122,7 @@ class ScriptedExecutor:
 
     def start(self, request: Request, slot: Slot, log: Path) -> ScriptedWorker:
         self.waiting.discard((slot, log))
-        job = (request.id, request.seed)
-        attempt = 1 + sum((worker.request.id, worker.request.seed) == job for worker in self.started)
+        attempt = 1 + sum(_job(worker.request) == _job(request) for worker in self.started)
         worker = ScriptedWorker(request, slot, self._script(request, attempt), self._clock, self._clock.elapsed_s)
         self.started.append(worker)
         return worker

@@ -12,7 +12,8 @@ from itertools import count
 from pathlib import Path
 
 from bench.errors import Location
-from bench.matrix.expand import Matrix
+from bench.matrix.plan import Plan
+from bench.protocol import EXAMPLES, LAYERS, LOG_LIKELIHOODS
 from bench.run.records import Record, from_line, to_line
 
 RECORDS = "records.jsonl"
@@ -21,6 +22,8 @@ PLAN = "plan.json"
 ENVIRONMENT = "environment.json"
 LOGS = "logs"
 SHARED = "shared"  # what cells of this run leave for one another; made again where it is missing
+# What a fresh start puts aside: the records, and what their runs kept beside them.
+KEPT = (RECORDS, EXAMPLES, LOG_LIKELIHOODS, LAYERS)
 
 PLAN_SCHEMA = 1
 
@@ -35,10 +38,25 @@ class Contents:
 
 @dataclass(frozen=True)
 class Planned:
-    """The cells of a matrix as it was last run, ids by their keys, and the id of its baseline."""
+    """The cells of a matrix as it was last run, ids by their keys, the id of its baseline, and the labels to watch."""
 
     baseline: str | None
     ids: Mapping[str, str]
+    watch_pairs: tuple[tuple[str, str], ...] = ()
+
+
+def evidence_name(key: str, seed: int, repeat: int) -> str:
+    """Name the files of a run in the folders `EXAMPLES`, `LOG_LIKELIHOODS` and `LAYERS`, without `.parquet`.
+
+    Another attempt at the same job writes over them, or leaves those of an earlier one where it fails before: a file
+    belongs to the record whose environment holds its hash (`examples_sha256`).
+    """
+    return f"{key}-s{seed}{'-again' * repeat}"
+
+
+def log_name(cell_id: str, seed: int, repeat: int) -> str:
+    """Name the file in `LOGS` that the workers of a job write to, one attempt after the other."""
+    return f"{cell_id}-s{seed}{'-again' * repeat}.log"
 
 
 def read_records(path: Path) -> Contents:
@@ -80,23 +98,37 @@ def append_record(path: Path, record: Record) -> None:
         os.close(descriptor)
 
 
-def set_records_aside(path: Path, now: datetime) -> Path | None:
-    """Rename a file of records to `records-<date>-<time>-<number>.jsonl`; None if there is no file."""
-    if not path.exists():
-        return None
-    names = (path.with_stem(f"{path.stem}-{now:%Y%m%d-%H%M%S}-{number}") for number in count(1))
-    return path.rename(next(name for name in names if not name.exists()))
+def set_aside(folder: Path, now: datetime) -> Path | None:
+    """Rename the records of a folder to `records-<date>-<time>-<number>.jsonl`, and what is kept beside them alike.
+
+    `examples` becomes `examples-<date>-<time>-<number>`, and so on: the next runs would write over its files, which
+    bear the same keys and seeds. Return where the records are now; None if there were none.
+    """
+    for number in count(1):
+        stamp = f"{now:%Y%m%d-%H%M%S}-{number}"
+        moves = {path: path.with_stem(f"{path.stem}-{stamp}") for path in (folder / name for name in KEPT)}
+        if not any(aside.exists() for aside in moves.values()):
+            break
+    found = {path: aside for path, aside in moves.items() if path.exists()}
+    for path, aside in found.items():
+        path.rename(aside)
+    return found.get(folder / RECORDS)
 
 
-def write_plan(path: Path, matrix: Matrix) -> None:
-    """Write which cells a matrix has, for those who read its records later.
+def write_plan(path: Path, plan: Plan) -> None:
+    """Write which cells the matrix of a plan has and with which seeds it is run, for those who read its records later.
 
     Raises:
         OSError: the file cannot be written.
     """
-    cells = [{"id": cell.id, "key": cell.key} for cell in matrix.cells]
-    plan = {"schema": PLAN_SCHEMA, "baseline": matrix.baseline, "cells": cells}
-    write_atomically(path, json.dumps(plan, indent=1) + "\n")
+    content = {
+        "schema": PLAN_SCHEMA,
+        "baseline": plan.matrix.baseline,
+        "seeds": plan.seeds,
+        "watch_pairs": plan.matrix.watch_pairs,
+        "cells": [{"id": cell.id, "key": cell.key} for cell in plan.matrix.cells],
+    }
+    write_atomically(path, json.dumps(content, indent=1) + "\n")
 
 
 def read_plan(path: Path) -> Planned | None:
@@ -112,8 +144,10 @@ def read_plan(path: Path) -> Planned | None:
         plan = json.loads(path.read_bytes())
         if plan["schema"] != PLAN_SCHEMA:
             raise ValueError(f"its schema is {plan['schema']}, not {PLAN_SCHEMA}")
-        return Planned(plan["baseline"], {str(cell["key"]): str(cell["id"]) for cell in plan["cells"]})
-    except (LookupError, TypeError, RecursionError) as error:
+        ids = {str(cell["key"]): str(cell["id"]) for cell in plan["cells"]}
+        pairs = tuple((str(one), str(other)) for one, other in plan.get("watch_pairs", ()))
+        return Planned(plan["baseline"], ids, pairs)
+    except (AttributeError, LookupError, TypeError, RecursionError) as error:
         raise ValueError("it holds no plan") from error
 
 

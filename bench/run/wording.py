@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bench.matrix.plan import Job
 from bench.run.progress import Activity
 from bench.run.records import Record
 
@@ -13,9 +14,9 @@ def finished_line(record: Record, counter: str, width: int, arrow: str, again: b
     took = duration(record.wall_s)
     if record.status == "ok":
         rest = ", ".join(["ok", *key_figures(record, arrow), took])
-        return fit(counter, record.id, f"s{record.seed}: {rest}", width)
+        return fit(counter, record.id, f"{run_of(record)}: {rest}", width)
     note = ", will be tried again" if again else ""
-    what = f"s{record.seed}: {record.status} in {record.phase}, {took}{note}"
+    what = f"{run_of(record)}: {record.status} in {record.phase}, {took}{note}"
     reason = (record.message or "").partition("\n")[0]
     line = fit(counter, record.id, what, width) + (f": {reason}" if reason else "")
     return shorten(line, width)
@@ -24,8 +25,13 @@ def finished_line(record: Record, counter: str, width: int, arrow: str, again: b
 def activity_line(slot: str, activity: Activity, elapsed_s: float, width: int) -> str:
     """Say what a slot is doing."""
     amount = f" {activity.done}/{activity.total}" if activity.total else ""
-    rest = f"s{activity.job.seed}: {activity.phase}{amount}, {duration(elapsed_s)}"
+    rest = f"{run_of(activity.job)}: {activity.phase}{amount}, {duration(elapsed_s)}"
     return fit(slot, activity.job.cell.id, rest, width)
+
+
+def run_of(run: Job | Record) -> str:
+    """Tell the runs of a cell apart: `s0`, or `s0 again` where the baseline runs once more."""
+    return f"s{run.seed}{' again' if run.repeat else ''}"
 
 
 def key_figures(record: Record, arrow: str) -> list[str]:

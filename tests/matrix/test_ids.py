@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.errors import BenchError
 from bench.matrix.expand import load_matrix
 from bench.matrix.ids import key_of
-from bench.matrix.parameters import Parameters
+from bench.matrix.parameters import LATER, Parameters
 from bench.protocol import PROTOCOL_VERSION
 
 from .examples import ids, load
@@ -88,11 +89,43 @@ def test_a_long_id_is_cut_and_stays_its_own(tmp_path: Path) -> None:
 
 def test_a_key_is_the_hash_of_all_parameters_and_the_protocol() -> None:
     values = Parameters().__dict__
-    content = {"parameters": values, "protocol": PROTOCOL_VERSION}
+    earlier = {name: value for name, value in values.items() if name not in LATER}
+    content = {"parameters": earlier, "protocol": PROTOCOL_VERSION}
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     assert key_of(values) == hashlib.sha256(text.encode()).hexdigest()[:16]
     assert key_of(dict(reversed(values.items()))) == key_of(values)
     assert key_of(Parameters(lora_r=8).__dict__) != key_of(values)
+
+
+@pytest.mark.parametrize("name", LATER)
+def test_a_parameter_that_came_later_changes_no_key_but_of_the_cells_that_set_it(name: str) -> None:
+    values = Parameters().__dict__
+    without = {parameter: value for parameter, value in values.items() if parameter != name}
+    assert key_of(without) == key_of(values)
+    assert key_of({**values, name: 1000}) != key_of(values)
+
+
+def reference_results() -> list[Path]:
+    """The reference results of this protocol; with another one, every key is another."""
+    root = Path(__file__).parents[2] / "results" / "reference"
+    found = [(path.parent, path.with_name("records.jsonl").open()) for path in sorted(root.rglob("plan.json"))]
+    return [folder for folder, file in found if json.loads(next(file))["protocol"] == PROTOCOL_VERSION]
+
+
+@pytest.mark.parametrize("folder", reference_results(), ids=lambda folder: folder.name)
+def test_keys_are_those_of_earlier_records(folder: Path) -> None:
+    plan = json.loads((folder / "plan.json").read_text())
+    keys = {cell.id: cell.key for cell in load_matrix(folder / "matrix.yaml").cells}
+    assert keys == {cell["id"]: cell["key"] for cell in plan["cells"]}
+
+
+def test_the_same_cell_with_other_random_numbers_is_another_cell(tmp_path: Path) -> None:
+    text = "schema: 1\ninclude: [{id: a}, {id: aa, seed_offset: 1000}, {seed_offset: 7}, {id: twin, seed_offset: 0}]\n"
+    with pytest.raises(BenchError, match="the row 'twin' is the same cell as the row in line 2"):
+        load(tmp_path, text)
+    matrix = load(tmp_path, text.replace(", {id: twin, seed_offset: 0}", ""))
+    assert ids(matrix) == ["a", "aa", "seed_offset=7"]
+    assert len({cell.key for cell in matrix.cells}) == 3
 
 
 def test_a_key_does_not_depend_on_how_a_value_is_spelt(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from bench.matrix.expand import load_matrix
 from .examples import SMALL, ids, load, mistakes
 
 OVERRIDE = "write it like {when: {quant_type: nf4}, set: {lora_r: 8}}"
-KEYS = "the keys are schema, name, about, defaults, axes, exclude, overrides, include, baseline and seeds"
+KEYS = "the keys are schema, name, about, defaults, axes, exclude, overrides, include, baseline, seeds and watch_pairs"
+PAIR = "[card_arrival, card_delivery_estimate]"
 NAME = "name becomes a folder's name and takes letters, digits and . _ -, not the text"
 
 
@@ -41,6 +42,50 @@ NAME = "name becomes a folder's name and takes letters, digits and . _ -, not th
         (
             "seeds: [4294967296]\n",
             "4:9: a seed is a whole number from 0 to 4294967295, not 4294967296; write 0, 1, 2 and so on",
+        ),
+        (
+            "watch_pairs: card\n",
+            f"4:14: watch_pairs takes a list of pairs of labels, not the text 'card'; write [{PAIR}]",
+        ),
+        ("watch_pairs: {a: b}\n", f"4:14: watch_pairs takes a list of pairs of labels, not a mapping; write [{PAIR}]"),
+        (
+            "watch_pairs: [[a, b, c]]\n",
+            f"4:15: a pair of watch_pairs is a list of two labels, not a list of 3; write it like {PAIR}",
+        ),
+        (
+            "watch_pairs: [[a, b], []]\n",
+            f"4:23: a pair of watch_pairs is a list of two labels, not a list; write it like {PAIR}",
+        ),
+        (
+            "watch_pairs: [a]\n",
+            f"4:15: a pair of watch_pairs is a list of two labels, not the text 'a'; write it like {PAIR}",
+        ),
+        ("watch_pairs: [[8, b]]\n", "4:16: a label is text, not 8; put quotes around it"),
+        ("watch_pairs: [[a, 1.5]]\n", "4:19: a label is text, not 1.5; put quotes around it"),
+        ("watch_pairs: [[a, true]]\n", "4:19: a label is text, not true; put quotes around it"),
+        (
+            "watch_pairs: [[a, null]]\n",
+            f"4:19: a label is text, not an empty value (null); write a label of the task, as in {PAIR}",
+        ),
+        (
+            "watch_pairs: [[a, '']]\n",
+            f"4:19: a label is text, not an empty text; write a label of the task, as in {PAIR}",
+        ),
+        ("watch_pairs: [[a, [b]]]\n", f"4:19: a label is text, not a list; write a label of the task, as in {PAIR}"),
+        ("watch_pairs: [[a, a]]\n", "4:19: a pair takes two labels, not 'a' twice; write another label"),
+        (
+            "watch_pairs: [[a, b], [c, d], [b, a]]\n",
+            "4:31: duplicate pair [b, a], first in line 4, column 15; remove one of the two",
+        ),
+        (
+            "watch_pairs: [&pair [a, b], *pair]\n",
+            "4:29: duplicate pair [a, b], first in line 4, column 15; remove one of the two",
+        ),
+        ("watch_pair: [[a, b]]\n", "4:1: unknown key 'watch_pair'; did you mean watch_pairs?"),
+        (
+            "defaults:\n  watch_pairs: [[a, b]]\n",
+            "5:3: unknown parameter 'watch_pairs'; "
+            "watch_pairs is a part of the matrix: move it to the left, to where axes stands",
         ),
         (
             "baseline: 8\n",
@@ -118,6 +163,20 @@ def test_the_schema_is_the_number_one(tmp_path: Path, schema: str, expected: str
 def test_what_is_left_out_has_its_default(tmp_path: Path) -> None:
     matrix = load(tmp_path, SMALL)
     assert (matrix.name, matrix.about, matrix.baseline, matrix.seeds) == ("m", "", None, (0,))
+    assert matrix.watch_pairs == ()
+
+
+def test_pairs_are_as_the_file_has_them_and_belong_to_no_cell(tmp_path: Path) -> None:
+    matrix = load(tmp_path, SMALL + "watch_pairs:\n  - [b, a]\n  - ['8', 'on hold']\n")
+    assert matrix.watch_pairs == (("b", "a"), ("8", "on hold"))
+    assert matrix.cells == load(tmp_path, SMALL).cells
+
+
+def test_both_labels_of_a_pair_are_checked(tmp_path: Path) -> None:
+    assert mistakes(tmp_path, SMALL + "watch_pairs: [[1, true]]\n") == [
+        "m.yaml:4:16: a label is text, not 1; put quotes around it",
+        "m.yaml:4:19: a label is text, not true; put quotes around it",
+    ]
 
 
 def test_a_file_whose_name_makes_no_folder_needs_a_name(tmp_path: Path) -> None:
@@ -129,5 +188,7 @@ def test_a_file_whose_name_makes_no_folder_needs_a_name(tmp_path: Path) -> None:
 
 
 def test_parts_with_all_their_rows_commented_out_are_empty(tmp_path: Path) -> None:
-    text = SMALL + "defaults:\nexclude:\noverrides:\ninclude:\n  # - {quant_type: none}\nbaseline:\nabout:\n"
+    text = (
+        SMALL + "defaults:\nexclude:\noverrides:\ninclude:\n  # - {quant_type: none}\nbaseline:\nabout:\nwatch_pairs:\n"
+    )
     assert ids(load(tmp_path, text)) == ["nf4", "fp4"]

@@ -7,7 +7,7 @@ from typing import Any
 
 from bench.matrix.expand import Cell, Matrix
 from bench.matrix.parameters import Parameters
-from bench.matrix.plan import Plan, plan
+from bench.matrix.plan import Job, Plan
 from bench.run.gpus import Gpu
 from bench.run.records import Record
 from bench.run.slots import Slot
@@ -43,10 +43,22 @@ def record(**changes: Any) -> Record:
     return Record(**{**vars(RECORD), **changes})
 
 
-def plan_of(*ids: str, seeds: tuple[int, ...] = (0,), text: str = "name: small\n", **parameters: Any) -> Plan:
-    """Plan cells of these ids, whose keys are `key of <id>`, all with the same parameters but for the rank."""
+def plan_of(
+    *ids: str,
+    seeds: tuple[int, ...] = (0,),
+    text: str = "name: small\n",
+    baseline: str | None = None,
+    **parameters: Any,
+) -> Plan:
+    """Plan cells of these ids, whose keys are `key of <id>`, all with the same parameters but for the rank.
+
+    They are planned in the order given, unshuffled, with a `baseline` once more at the end.
+    """
     cells = tuple(
         Cell(name, f"key of {name}", Parameters(**{"task": "intents", "lora_r": rank, **parameters}))
         for rank, name in enumerate(ids, start=1)
     )
-    return plan(Matrix("small", "", Path("small.yaml"), text, cells, None, seeds))
+    last = [(cell, len(ids) + 1, 1) for cell in cells if cell.id == baseline]
+    block = [*((cell, position, 0) for position, cell in enumerate(cells, start=1)), *last]
+    jobs = tuple(Job(cell, seed, position, repeat) for seed in seeds for cell, position, repeat in block)
+    return Plan(Matrix("small", "", Path("small.yaml"), text, cells, baseline, seeds), cells, seeds, jobs)

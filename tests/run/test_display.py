@@ -40,6 +40,19 @@ def test_without_a_terminal_there_are_plain_lines_only(tmp_path):
     ]
 
 
+def test_a_baseline_that_runs_once_more_is_counted_and_named(tmp_path):
+    def run():
+        console, clock = Console(file=io.StringIO(), width=80), ScriptedClock()
+        plan = plan_of("lora", "nf4", baseline="lora")
+        with display(console, clock) as observer:
+            executor = ScriptedExecutor(clock, lambda request, attempt: finishes("ok", 10.0))
+            run_plan(plan, tmp_path, slots=(CPU,), executor=executor, clock=clock, observer=observer)
+        return console.file.getvalue().splitlines()
+
+    assert run()[-2:] == ["[2/3] lora s0 again: started on cpu", "[3/3] lora s0 again: ok, 0:10"]
+    assert run() == ["3 of 3 runs have a result already"]
+
+
 def test_a_second_run_says_what_it_need_not_do_and_warnings_are_whole(tmp_path):
     shown(tmp_path, Console(file=io.StringIO(), width=80))
     with (tmp_path / "small" / "records.jsonl").open("a") as file:

@@ -16,10 +16,10 @@ import pytest
 from bench.errors import BenchError
 from bench.matrix.plan import plan
 from bench.protocol import PROTOCOL_VERSION
-from bench.run.engine import is_due, run_plan
+from bench.run.engine import due_jobs, is_due, run_plan
 from bench.run.lock import hold
 from bench.run.observer import Silent
-from bench.run.records import to_line
+from bench.run.records import histories, to_line
 from bench.run.scripted import Script, ScriptedClock, ScriptedExecutor, dies, finishes, hangs
 from bench.run.store import append_record, read_records
 
@@ -114,6 +114,25 @@ def test_a_record_holds_what_was_asked_what_came_of_it_and_where(bench):
     assert entry.environment["cpu"]
 
 
+def test_a_worker_is_told_where_its_evidence_belongs(bench, monkeypatch):
+    monkeypatch.chdir(bench.results.parent)
+    bench.results = Path("results")
+    bench.run(plan_of("a", "b", baseline="a", seeds=(3,)))
+    requests = [worker.request for worker in bench.executor.started]
+    assert {request.evidence_dir for request in requests} == {str(bench.folder)}
+    assert [request.evidence_name for request in requests] == ["key of a-s3", "key of b-s3", "key of a-s3-again"]
+
+
+def test_a_seed_offset_reaches_the_worker_and_the_record_keeps_the_seed_of_the_plan(bench):
+    bench.run(plan_of("a", seed_offset=1000, seeds=(2,)))
+    assert bench.started == [("a", 1002)]
+    (entry,) = read_records(bench.path).records
+    assert (entry.seed, entry.parameters["seed_offset"]) == (2, 1000)
+    assert (bench.folder / "logs" / "a-s2.log").read_text().startswith("=== a, seed 2, attempt 1")
+    bench.run(plan_of("a", seed_offset=1000, seeds=(2,)))
+    assert bench.started == []
+
+
 def test_a_worker_is_asked_for_exactly_its_cell(bench):
     plan = plan_of("a", seeds=(7,))
     bench.run(plan)
@@ -143,6 +162,8 @@ def test_the_folder_tells_all_cells_of_the_matrix_though_only_some_were_selected
     assert json.loads((bench.folder / "plan.json").read_text()) == {
         "schema": 1,
         "baseline": "b",
+        "seeds": [0],
+        "watch_pairs": [],
         "cells": [{"id": "a", "key": "key of a"}, {"id": "b", "key": "key of b"}],
     }
 
@@ -302,10 +323,14 @@ def test_a_crash_that_is_run_again_on_request_has_one_try(bench):
 def test_a_fresh_start_runs_everything_and_keeps_the_old_records_aside(bench):
     bench.run(plan_of("a", "b"))
     before = bench.path.read_bytes()
+    (bench.folder / "examples").mkdir()
+    (bench.folder / "examples" / "key of a-s0.parquet").write_text("of the first run")
     bench.run(plan_of("a", "b"), fresh=True)
     assert bench.started == [("a", 0), ("b", 0)]
     (aside,) = bench.folder.glob("records-*.jsonl")
     assert aside.read_bytes() == before
+    (kept,) = bench.folder.glob("examples*/*")
+    assert kept.parent.name == aside.stem.replace("records", "examples")
     assert bench.warnings == [f"earlier records are now in {aside}"]
     assert len(read_records(bench.path).records) == 2
 
@@ -344,6 +369,114 @@ def test_what_is_due(statuses, due):
     history = [record(status=status) for status in statuses]
     assert is_due(history) is due
     assert is_due(history, {"ok", "oom", "timeout", "diverged", "invalid", "crashed", "interrupted"})
+
+
+# Blocks ---------------------------------------------------------------------------------------------------------------
+
+
+def places(bench):
+    return [(entry.id, entry.seed, entry.repeat, entry.position) for entry in read_records(bench.path).records]
+
+
+def without_blocks(bench):
+    """Leave the records as a version that had no blocks would have, without runs that repeat the baseline."""
+    entries = [json.loads(line) for line in bench.path.read_text().splitlines()]
+    earlier = [{name: value for name, value in entry.items() if name not in ("repeat", "position")}
+               for entry in entries if not entry["repeat"]]  # fmt: skip
+    bench.path.write_text("".join(json.dumps(entry) + "\n" for entry in earlier))
+
+
+def test_the_baseline_runs_once_more_at_the_end_of_each_block_with_a_record_and_a_log_of_its_own(bench):
+    plan = plan_of("a", "b", baseline="a", seeds=(0, 1))
+    summary = bench.run(plan)
+    block = [("a", 0, 1), ("b", 0, 2), ("a", 1, 3)]
+    assert places(bench) == [(id_, seed, repeat, place) for seed in (0, 1) for id_, repeat, place in block]
+    assert [entry.attempt for entry in summary.records] == [1] * 6
+    logs = {path.name: path.read_text() for path in (bench.folder / "logs").iterdir()}
+    assert set(logs) == {"a-s0.log", "b-s0.log", "a-s0-again.log", "a-s1.log", "b-s1.log", "a-s1-again.log"}
+    assert logs["a-s1-again.log"].startswith("=== a, seed 1 again, attempt 1, on cpu, ")
+    bench.run(plan)
+    assert bench.started == []
+    assert bench.watcher.heard == [("begun", 0, 6)]
+
+
+def test_the_repeat_of_a_block_that_was_cut_short_runs_at_its_end(bench):
+    plan = plan_of("a", "b", "c", baseline="a", seeds=(0, 1))
+    bench.run(plan, stop=bench.stop_at(15.0))
+    bench.run(plan, stop=bench.stop_at(bench.clock.elapsed_s + 25.0))
+    assert [entry[:3] for entry in places(bench)][2:] == [("b", 0, 0), ("c", 0, 0), ("a", 0, 1)]
+    bench.run(plan)
+    assert bench.started == [("a", 0), ("a", 1), ("b", 1), ("c", 1), ("a", 1)]
+    assert bench.statuses[4:6] == [("a", 0, 1, "interrupted"), ("a", 0, 2, "ok")]
+
+
+def test_a_result_that_was_complete_before_there_were_blocks_gets_no_run(bench):
+    plan = plan_of("a", "b", baseline="a", seeds=(0, 1))
+    bench.run(plan)
+    without_blocks(bench)
+    summary = bench.run(plan)
+    assert bench.started == []
+    assert bench.watcher.heard == [("begun", 0, 4)]
+    assert len(summary.records) == 4
+
+
+def test_a_block_of_an_earlier_version_in_which_something_is_due_is_ended_as_any_other(bench):
+    bench.run(plan_of("a", "b", baseline="a", seeds=(0, 1)))
+    without_blocks(bench)
+    extended = plan_of("a", "b", "c", baseline="a", seeds=(0, 1))
+    bench.run(extended, stop=bench.stop_at(bench.clock.elapsed_s + 10.0))
+    assert bench.started == [("c", 0)]
+    bench.run(extended)
+    assert bench.started == [("a", 0), ("c", 1), ("a", 1)]
+    assert [entry[2] for entry in places(bench)][-3:] == [1, 0, 1]
+
+
+def test_a_new_seed_leaves_the_blocks_of_an_earlier_version_alone(bench):
+    bench.run(plan_of("a", "b", baseline="a"))
+    without_blocks(bench)
+    bench.run(plan_of("a", "b", baseline="a", seeds=(0, 1)))
+    assert bench.started == [("a", 1), ("b", 1), ("a", 1)]
+
+
+def test_a_new_cell_does_not_repeat_a_baseline_that_was_repeated(bench):
+    bench.run(plan_of("a", "b", baseline="a"))
+    bench.run(plan_of("a", "b", "c", baseline="a"))
+    assert bench.started == [("c", 0)]
+
+
+def test_repeats_crash_are_tried_again_and_retried_for_themselves(bench):
+    plan = plan_of("a", "b", baseline="a")
+    bench.run(plan)
+    (last,) = [entry for entry in read_records(bench.path).records if entry.repeat]
+    append_record(bench.path, replace(last, attempt=2, status="oom"))
+    bench.run(plan)
+    assert bench.started == []
+    bench.scripts = {"a": [dies(5.0, 1), TEN_SECONDS]}
+    bench.run(plan, retry={"oom"})
+    assert bench.statuses[-2:] == [("a", 0, 3, "crashed"), ("a", 0, 4, "ok")]
+    assert [entry[2] for entry in places(bench)] == [0, 0, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("ended", "due"),
+    [
+        ([], ["a", "b", "a again"]),
+        (["a", "b"], []),
+        (["a"], ["b", "a again"]),
+        (["a 1", "b"], ["a again"]),
+        (["a", "b 2"], ["a again"]),
+        (["a 1", "b 2", "a again"], []),
+        (["a", "b", "a again"], []),
+    ],
+)
+def test_what_is_due_of_a_block(ended, due):
+    """`a` is a record without a position, `a 1` one with it."""
+    made = [
+        record(key=f"key of {name[0]}", repeat=int("again" in name), position=3 if " " in name else None)
+        for name in ended
+    ]
+    jobs = due_jobs(plan_of("a", "b", baseline="a").jobs, histories(made))
+    assert [job.cell.id + " again" * job.repeat for job in jobs] == due
 
 
 # What cannot be done --------------------------------------------------------------------------------------------------

@@ -51,11 +51,26 @@ def test_a_field_of_a_later_version_of_the_same_schema_is_passed_over():
         json.dumps(json.loads(to_line(record())) | {"measures": None}).encode(),
         json.dumps(json.loads(to_line(record())) | {"losses": 5}).encode(),
         json.dumps(json.loads(to_line(record())) | {"warnings": "slow"}).encode(),
+        json.dumps(json.loads(to_line(record())) | {"repeat": None}).encode(),
+        json.dumps(json.loads(to_line(record())) | {"position": "last"}).encode(),
     ],
 )
 def test_a_damaged_line_is_a_value_error(line):
     with pytest.raises(ValueError):  # noqa: PT011
         from_line(line)
+
+
+def test_a_run_that_repeats_the_baseline_is_a_job_of_its_own_and_keeps_its_place():
+    again = record(repeat=1, position=7)
+    assert from_line(to_line(again)) == again
+    assert again.job == ("k1", 0, 1) != record().job
+
+
+def test_a_line_from_before_there_were_blocks_is_a_first_run_of_no_known_place():
+    entry = json.loads(to_line(record(repeat=1, position=7)))
+    del entry["repeat"], entry["position"]
+    read = from_line(json.dumps(entry).encode())
+    assert (read.repeat, read.position) == (0, None)
 
 
 def test_a_line_from_before_losses_were_kept_has_none():
@@ -83,7 +98,8 @@ def test_every_schema_before_this_one_has_its_upgrader():
     assert set(records.UPGRADERS) == set(range(1, SCHEMA))
 
 
-def test_attempts_are_grouped_by_key_and_seed_in_their_order():
+def test_attempts_are_grouped_by_key_seed_and_repeat_in_their_order():
     first, second = record(status="crashed"), record(attempt=2)
-    other = record(seed=1)
-    assert histories([first, other, second]) == {("k1", 0): [first, second], ("k1", 1): [other]}
+    other, again = record(seed=1), record(repeat=1)
+    groups = {("k1", 0, 0): [first, second], ("k1", 1, 0): [other], ("k1", 0, 1): [again]}
+    assert histories([first, other, again, second]) == groups

@@ -54,6 +54,6 @@ def test_a_killed_worker_has_nothing_more_to_come():
 def test_attempts_at_a_job_are_counted():
     seen = []
     executor = ScriptedExecutor(ScriptedClock(), lambda request, attempt: seen.append(attempt) or hangs())
-    for seed in (0, 0, 1):
-        executor.start(Request("a", seed, {}, "cpu"), CPU, log=None)
-    assert seen == [1, 2, 1]
+    for seed, name in ((0, "a-s0"), (0, "a-s0"), (1, "a-s1"), (0, "a-s0-again")):
+        executor.start(Request("a", seed, {}, "cpu", evidence_name=name), CPU, log=None)
+    assert seen == [1, 2, 1, 1]

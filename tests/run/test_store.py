@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import stat
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,10 +15,13 @@ from hypothesis import strategies as st
 from bench.errors import BenchError
 from bench.run.records import to_line
 from bench.run.store import (
+    Planned,
     append_record,
+    evidence_name,
+    log_name,
     read_plan,
     read_records,
-    set_records_aside,
+    set_aside,
     write_atomically,
     write_plan,
 )
@@ -134,14 +138,35 @@ def test_a_device_without_room_says_so(path):
 
 
 def test_records_are_set_aside_under_names_that_are_free(path):
-    assert set_records_aside(path, NOW) is None
+    assert set_aside(path.parent, NOW) is None
     names = []
     for entry in RECORDS[:2]:
         append_record(path, entry)
-        names.append(set_records_aside(path, NOW))
+        names.append(set_aside(path.parent, NOW))
     assert not path.exists()
     assert [name.name for name in names] == ["records-20250102-030405-1.jsonl", "records-20250102-030405-2.jsonl"]
     assert [read_records(name).records for name in names] == [(RECORDS[0],), (RECORDS[1],)]
+
+
+def test_what_is_kept_beside_records_is_set_aside_with_them_under_the_same_number(path):
+    folder = path.parent
+    (folder / "layers-20250102-030405-1").mkdir()
+    for name in ("examples", "layers", "logs"):
+        (folder / name).mkdir()
+        (folder / name / "k1-s0.parquet").write_text(name)
+    append_record(path, RECORDS[0])
+    assert set_aside(folder, NOW) == folder / "records-20250102-030405-2.jsonl"
+    kept = {str(file.relative_to(folder)): file.read_text() for file in folder.rglob("*.parquet")}
+    assert kept == {
+        "examples-20250102-030405-2/k1-s0.parquet": "examples",
+        "layers-20250102-030405-2/k1-s0.parquet": "layers",
+        "logs/k1-s0.parquet": "logs",
+    }
+
+
+def test_files_of_a_run_are_told_apart_by_cell_seed_and_repeat():
+    assert [evidence_name("k1", 0, 0), evidence_name("k1", 0, 1)] == ["k1-s0", "k1-s0-again"]
+    assert [log_name("nf4", 3, 0), log_name("nf4", 3, 1)] == ["nf4-s3.log", "nf4-s3-again.log"]
 
 
 def test_a_file_is_replaced_whole_and_byte_for_byte(tmp_path):
@@ -155,14 +180,22 @@ def test_a_file_is_replaced_whole_and_byte_for_byte(tmp_path):
 
 def test_a_plan_holds_every_cell_of_its_matrix_and_is_read_back(tmp_path):
     path = tmp_path / "plan.json"
-    write_plan(path, plan_of("a", "b").matrix)
+    plan = plan_of("a", "b", seeds=(3, 1))
+    write_plan(path, replace(plan, cells=plan.cells[:1], matrix=replace(plan.matrix, watch_pairs=(("x", "y"),))))
     assert json.loads(path.read_text()) == {
         "schema": 1,
         "baseline": None,
+        "seeds": [3, 1],
+        "watch_pairs": [["x", "y"]],
         "cells": [{"id": "a", "key": "key of a"}, {"id": "b", "key": "key of b"}],
     }
-    planned = read_plan(path)
-    assert (planned.baseline, planned.ids) == (None, {"key of a": "a", "key of b": "b"})
+    assert read_plan(path) == Planned(None, {"key of a": "a", "key of b": "b"}, (("x", "y"),))
+
+
+def test_a_plan_of_an_earlier_version_has_no_pairs_to_watch(tmp_path):
+    path = tmp_path / "plan.json"
+    path.write_text('{"schema": 1, "baseline": "a", "cells": [{"id": "a", "key": "k"}]}')
+    assert read_plan(path) == Planned("a", {"k": "a"}, ())
 
 
 def test_where_no_plan_was_written_there_is_none(tmp_path):
@@ -170,7 +203,18 @@ def test_where_no_plan_was_written_there_is_none(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{}", "7", '{"schema": 2}', '{"schema": 1, "baseline": null}', "[" * 100_000]
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        "7",
+        '{"schema": 2}',
+        '{"schema": 1, "baseline": null}',
+        '{"schema": 1, "baseline": null, "cells": [], "watch_pairs": [["a"]]}',
+        '{"schema": 1, "baseline": null, "cells": [], "watch_pairs": 7}',
+        "[" * 100_000,
+    ],
 )
 def test_a_damaged_plan_or_one_of_another_schema_is_an_error(tmp_path, text):
     path = tmp_path / "plan.json"

@@ -53,6 +53,13 @@ def test_a_long_id_is_shortened_to_keep_within_80_columns():
     assert len(line(id="x" * 90, measures=MEASURES, width=20)) < 80, "a narrow terminal still tells which cell it is"
 
 
+def test_a_baseline_that_runs_once_more_is_named_so():
+    assert line(repeat=1, measures={}) == "[ 3/48] nf4 s0 again: ok, 0:12"
+    assert line(repeat=1, status="oom", phase="load") == "[ 3/48] nf4 s0 again: oom in load, 0:12"
+    *_, job = plan_of("nf4-dq", "lora-bf16", baseline="lora-bf16").jobs
+    assert activity_line("gpu0", Activity(job, 0.0, "load"), 61.0, 80) == "gpu0 lora-bf16 s0 again: load, 1:01"
+
+
 def test_a_slot_says_what_it_does():
     (job,) = plan_of("nf4-dq").jobs
     assert activity_line("gpu0", Activity(job, 0.0, "load"), 61.0, 80) == "gpu0 nf4-dq s0: load, 1:01"

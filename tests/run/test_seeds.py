@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from bench.errors import BenchError
+from bench.run.seeds import Extension, extend, written_seeds
+from bench.run.store import append_record
+
+from .examples import plan_of, record
+
+MATRIX = plan_of("a", "b", baseline="a").matrix
+
+
+def keep(folder, *runs, **changes):
+    """Leave a record for each run: `a0` is the cell a with seed 0, and `a0 again` its repeat."""
+    (folder / "small").mkdir(exist_ok=True)
+    for run in runs:
+        name, _, again = run.partition(" ")
+        made = record(key=f"key of {name[0]}", seed=int(name[1:]), repeat=int(bool(again)), position=1)
+        append_record(folder / "small" / "records.jsonl", replace(made, **changes))
+
+
+def test_the_next_seeds_follow_the_largest_of_the_records(tmp_path):
+    keep(tmp_path, *(f"{cell}{seed}" for seed in (7, 2) for cell in ("a", "b")), "a2 again", "a7 again")
+    assert extend(MATRIX, tmp_path, 3) == Extension((2, 7), (), (8, 9, 10))
+    assert extend(MATRIX, tmp_path, 3).seeds == (2, 7, 8, 9, 10)
+
+
+@pytest.mark.parametrize("missing", ["a1", "b1", "a1 again"])
+def test_what_is_unfinished_is_finished_before_any_seed_is_added(tmp_path, missing):
+    every = ["a0", "b0", "a0 again", "a1", "b1", "a1 again"]
+    keep(tmp_path, *(run for run in every if run != missing))
+    assert extend(MATRIX, tmp_path, 2) == Extension((0, 1), (1,), ())
+    keep(tmp_path, missing)
+    assert extend(MATRIX, tmp_path, 2) == Extension((0, 1), (), (2, 3))
+
+
+def test_an_interrupted_run_is_unfinished_and_a_failure_is_not(tmp_path):
+    keep(tmp_path, "b0", "a0 again", status="oom")
+    keep(tmp_path, "a0", status="interrupted")
+    assert extend(MATRIX, tmp_path, 1).unfinished == (0,)
+    keep(tmp_path, "a0", status="crashed")
+    keep(tmp_path, "a0", status="crashed")
+    assert extend(MATRIX, tmp_path, 1) == Extension((0,), (), (1,))
+
+
+def test_a_result_from_before_there_were_blocks_is_finished(tmp_path):
+    keep(tmp_path, "a0", "b0", position=None)
+    assert extend(MATRIX, tmp_path, 1) == Extension((0,), (), (1,))
+
+
+def test_only_the_cells_that_are_selected_need_be_finished(tmp_path):
+    keep(tmp_path, "a0")
+    assert extend(MATRIX, tmp_path, 1, "a").new == (1,)
+    assert extend(MATRIX, tmp_path, 1).unfinished == (0,)
+
+
+def test_records_of_cells_that_the_matrix_no_longer_has_do_not_count(tmp_path):
+    keep(tmp_path, "c9")
+    with pytest.raises(BenchError, match=r"small has no records to add seeds to; run it without --add-seeds first$"):
+        extend(MATRIX, tmp_path, 1)
+    keep(tmp_path, "a0", "b0", "a0 again")
+    assert extend(MATRIX, tmp_path, 1).seeds == (0, 1)
+
+
+def test_without_records_there_is_nothing_to_extend_and_nothing_is_written(tmp_path):
+    with pytest.raises(BenchError, match="has no records to add seeds to"):
+        extend(MATRIX, tmp_path, 1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_records_that_cannot_be_read_are_a_plain_error(tmp_path):
+    (tmp_path / "small" / "records.jsonl").mkdir(parents=True)
+    with pytest.raises(BenchError, match=r"records\.jsonl cannot be read: .*; see to its permissions"):
+        extend(MATRIX, tmp_path, 1)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "words"), [((0,), "0"), ((0, 1), "0-1"), ((0, 1, 2, 7), "0-2,7"), ((3, 5, 6, 9), "3,5-6,9")]
+)
+def test_seeds_are_written_as_the_command_line_reads_them(seeds, words):
+    from bench.cli import _seeds
+
+    assert written_seeds(seeds) == words
+    assert tuple(_seeds(words)) == seeds
