@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from bench.run.forecast import Answer
 
 # Exit codes, beside 0: every cell ended as a result (running out of memory is a result).
-CRASHED, WRONG, INTERRUPTED = 1, 2, 130
+CRASHED, WRONG, UNDECIDED, INTERRUPTED = 1, 2, 3, 130
 
 MOST_SEEDS = 1000
 
@@ -118,8 +118,9 @@ def plan_command(
     if baseline and baseline not in {cell.id for cell in chosen.cells}:
         click.echo(f"without the baseline, {baseline}: the tables will show no changes, unless it has a result already")
     for number, job in enumerate(chosen.jobs, start=1):
-        baseline = "  (baseline)" if job.cell.id == chosen.matrix.baseline else ""
-        click.echo(f"{number:4}  {job.cell.id}  seed {job.seed}{baseline}")
+        again = " again, for drift" if job.repeat else ""
+        note = f"  (baseline{again})" if job.cell.id == baseline else ""
+        click.echo(f"{number:4}  {job.cell.id}  seed {job.seed}{note}")
 
 
 @cli.command("run")
@@ -127,6 +128,8 @@ def plan_command(
 @select_option
 @seeds_option
 @max_cells_option
+@click.option("--add-seeds", type=click.IntRange(1, MOST_SEEDS), metavar="N",
+              help="Extend a result: the seeds it has, finished first, or where they are, the next N.")  # fmt: skip
 @click.option("--results", default="results", show_default=True, type=click.Path(path_type=Path), metavar="DIR",
               help="Where results go: into DIR/<name of the matrix>, and nowhere else.")  # fmt: skip
 @data_option
@@ -135,15 +138,22 @@ def plan_command(
 @click.option("--retry", multiple=True, type=click.Choice(STATUSES), help="Run again what ended like this; repeatable.")
 @trust_option
 def run_command(
-    matrices: tuple[Path, ...], select: str | None, seeds: str | None, max_cells: int, results: Path,
-    data: Path | None, gpus: str, fresh: bool, retry: tuple[Status, ...], trust_remote_code: bool,
+    matrices: tuple[Path, ...], select: str | None, seeds: str | None, max_cells: int, add_seeds: int | None,
+    results: Path, data: Path | None, gpus: str, fresh: bool, retry: tuple[Status, ...], trust_remote_code: bool,
 ) -> NoReturn:  # fmt: skip
     """Run the cells of each MATRIX that have no result yet, and show the tables.
 
-    Press Ctrl-C to stop; the same command goes on where it stopped. Exits with 0 if every cell has a result, of which
-    oom and invalid are two, with 1 if one crashed, with 2 if the request is wrong, and with 130 if interrupted.
+    Press Ctrl-C to stop; the same command goes on where it stopped (with --add-seeds, it is told which --seeds to give
+    instead). Exits with 0 if every cell has a result, of which oom and invalid are two, with 1 if one crashed, with 2
+    if the request is wrong, and with 130 if interrupted.
     """
-    plans = [_plan(path, select, seeds, max_cells) for path in matrices]
+    if add_seeds and (fresh or seeds is not None):
+        other = "--fresh" if fresh else "--seeds"
+        raise BenchError(f"--add-seeds goes on from the seeds that a result has, and {other} does not", "give one only")
+    if add_seeds:
+        plans = [_extended(path, select, max_cells, results, add_seeds) for path in matrices]
+    else:
+        plans = [_plan(path, select, seeds, max_cells) for path in matrices]
     if repeated := [name for name, count in Counter(chosen.matrix.name for chosen in plans).items() if count > 1]:
         raise BenchError(
             f"two matrices have the name {repeated[0]}", "rename one: results go into a folder of that name"
@@ -156,7 +166,7 @@ def run_command(
     from bench.run.gpus import parse_gpus, visible_gpus
     from bench.run.slots import slots_for
     from bench.run.stop import stop_on_signals
-    from bench.tables.render import show, write_tables
+    from bench.tables.render import results_at, show, write_tables
 
     slots = slots_for(parse_gpus(gpus, visible_gpus()))
     console, code = _console(), 0
@@ -167,10 +177,11 @@ def run_command(
                 trust_remote_code=trust_remote_code, observer=observer, stop=stop,
             )  # fmt: skip
         if summary.records:
-            write_tables(summary.folder)
-            show(summary.folder, console)
+            found = results_at(summary.folder)
+            write_tables(found)
+            show(found, console)
         if summary.interrupted:
-            console.print("interrupted: what was finished is kept, and the same command goes on from here")
+            console.print(_how_to_go_on(chosen, add_seeds))
             sys.exit(INTERRUPTED)
         code = CRASHED if summary.count("crashed") else code
     sys.exit(code)
@@ -183,13 +194,39 @@ def tables_command(result: Path, as_json: bool) -> None:
     """Show the tables of RESULT, a folder that a run has left, and write them beside its records."""
     from bench.tables.json import to_json
     from bench.tables.load import load_results
-    from bench.tables.render import show, write_tables
+    from bench.tables.render import results_at, show, write_tables
 
     if as_json:
         click.echo(to_json(load_results(result)))
         return
-    write_tables(result)
-    show(result, _console())
+    found = results_at(result)
+    write_tables(found)
+    show(found, _console())
+
+
+@cli.command("recommend")
+@result_argument
+@click.option("--fits", metavar="NAME", help="Only cells that fit this card, or a size such as 20GB.")
+@click.option("--quality-within", default="0.5pt", show_default=True, metavar="POINTS",
+              help="How much less accuracy than the best cell's will do, in points.")  # fmt: skip
+@json_option
+def recommend_command(result: Path, fits: str | None, quality_within: str, as_json: bool) -> None:
+    """Name the fastest cell of RESULT whose accuracy is as good as the best one's, and what would change the answer.
+
+    Exits with 0 if there is an answer, with 3 if the evidence does not reach for one or no cell can be chosen, and with
+    2 if the request is wrong.
+    """
+    from bench.tables.recommend import gather_one, read_limit, read_margin, recommend
+    from bench.tables.recommend_text import show_recommendation, to_json
+
+    margin, card = read_margin(quality_within), read_limit(fits) if fits is not None else None
+    found = recommend(gather_one(result), card=card, margin=margin)
+    if as_json:
+        click.echo(to_json(found))
+    else:
+        show_recommendation(found, _console())
+    if not found.answered:
+        sys.exit(UNDECIDED)
 
 
 def _answers(
@@ -229,6 +266,30 @@ def _exit_if_refused(answers: Mapping[str, Answer]) -> None:
 
 def _plan(path: Path, select: str | None, seeds: str | None, max_cells: int) -> Plan:
     return plan(load_matrix(path, max_cells), select, _seeds(seeds) if seeds is not None else None)
+
+
+def _extended(path: Path, select: str | None, max_cells: int, results: Path, count: int) -> Plan:
+    """Plan a matrix with the seeds of its result and the next `count`, and say which these are."""
+    from bench.run.seeds import extend, written_seeds
+
+    matrix = load_matrix(path, max_cells)
+    found = extend(matrix, results, count, select)
+    if found.new:
+        click.echo(f"{matrix.name}: adds seeds {written_seeds(found.new)} to {written_seeds(found.present)}")
+    else:
+        why = f"since some are unfinished ({written_seeds(found.unfinished)})"
+        click.echo(f"{matrix.name}: adds no seeds yet, {why}: give the command again once this run is through")
+    return plan(matrix, select, found.seeds)
+
+
+def _how_to_go_on(chosen: Plan, add_seeds: int | None) -> str:
+    if not add_seeds:
+        return "interrupted: what was finished is kept, and the same command goes on from here"
+    from bench.run.seeds import written_seeds
+
+    seeds = written_seeds(chosen.seeds)
+    name = chosen.matrix.name
+    return f"interrupted: what was finished is kept; {name} goes on with --seeds {seeds} instead of --add-seeds"
 
 
 def _seeds(text: str) -> list[int]:

@@ -43,7 +43,7 @@ def command(matrix: Path, select: str | None, device: Device | None, out: Path |
         children.work(step_time_cell.measure)
         return
     chosen = load_matrix(matrix)
-    jobs = plan(chosen, select, chosen.seeds[:1]).jobs
+    jobs = [job for job in plan(chosen, select, chosen.seeds[:1]).jobs if not job.repeat]
     slot, terminal = slot_for(device), console()
     cells: list[dict[str, Any]] = []
     for job in jobs:

@@ -24,7 +24,7 @@ from bench.cell.encoding import Batch, Survey
 from bench.cell.failures import Diverged, first_line
 from bench.cell.meters import StepClock, time_s
 from bench.cell.steps import Trainee
-from bench.cell.worker import cap, provenance
+from bench.cell.worker import cap, check_limit, provenance
 from bench.matrix.parameters import Parameters
 from bench.protocol import Device, Request
 from benchmarks.kernels import Kernel, by_group, collect
@@ -69,8 +69,9 @@ def measure(request: Request, device: torch.device, _send: Send) -> dict[str, An
     counts = COUNTS[request.device]
     parameters = Parameters.model_validate({**request.parameters, "max_steps": counts.total})
     precision.check_supported(parameters, device)
-    if parameters.vram_limit is not None:
-        cap(parameters.vram_limit, meters.context_bytes(device), device)
+    check_limit(parameters.vram_limit, device)
+    if parameters.vram_limit is not None and (context_bytes := meters.context_bytes(device)) is not None:
+        cap(parameters.vram_limit, context_bytes, device)
     sources.prepare(parameters, sources.default_cache_dir())
     set_seed(request.seed)
     model, _ = quantize.load(parameters, device, sources.default_cache_dir())

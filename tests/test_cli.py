@@ -79,19 +79,39 @@ def test_a_plan_in_json_names_every_cell_and_imports_neither_torch_nor_pandas():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     cells = json.loads(done.stdout)["cells"]
-    assert len(cells) == 19
+    assert len(cells) == 20
     assert set(cells[0]) == {"id", "key", "parameters"}
     assert set(cells[0]["parameters"]) == set(Parameters.model_fields)
 
 
 @pytest.mark.parametrize(
     ("select", "counted", "warned"),
-    [("lora", "1 cell, seed 0: 1 run", False), ("nf4 and attention", "4 cells, seed 0: 4 runs", True)],
+    [
+        ("lora and not aa", "1 cell, seeds 0, 1, 2: 3 runs", False),
+        ("lora", "2 cells, seeds 0, 1, 2: 9 runs", False),
+        ("nf4 and attention", "4 cells, seeds 0, 1, 2: 12 runs", True),
+    ],
 )
 def test_a_plan_counts_its_cells_and_says_where_the_baseline_is_left_out(select, counted, warned):
     shown = CliRunner().invoke(cli, ["plan", str(ROOT / "matrices" / "default.yaml"), "-k", select]).output
     assert counted in shown
     assert ("without the baseline, lora-bf16" in shown) == warned
+
+
+def test_a_plan_lists_each_run_and_names_those_of_the_baseline():
+    shown = CliRunner().invoke(cli, ["plan", str(ROOT / "matrices" / "cpu.yaml")]).output
+    first, *others, last = shown.splitlines()[2:]
+    assert first == "   1  lora-bf16  seed 0  (baseline)"
+    assert last == "   6  lora-bf16  seed 0  (baseline again, for drift)"
+    assert sorted(line.split()[1] for line in others) == ["fp4", "fp4-dq", "nf4", "nf4-dq"]
+
+
+def test_the_default_matrix_runs_its_baseline_a_second_time_with_other_random_numbers():
+    matrix = load_matrix(ROOT / "matrices" / "default.yaml")
+    cells = {cell.id: cell for cell in matrix.cells}
+    same, again = (cells[id_].parameters.model_dump() for id_ in ("lora-bf16", "lora-bf16-aa"))
+    assert [name for name in same if same[name] != again[name]] == ["seed_offset"]
+    assert matrix.watch_pairs == (("card_arrival", "card_delivery_estimate"),)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "matrices").glob("*.yaml")), ids=lambda path: path.stem)
@@ -156,6 +176,13 @@ def test_mistakes_are_told_all_at_once_and_nothing_is_written(tmp_path):
         (["-k", "nf4 and ("], "-k"),
         (["-k", "nf5"], "nf5"),
         (["--gpus", "7"], "GPU 7 does not exist"),
+        (["--add-seeds", "0"], "0 is not in the range"),
+        (
+            ["--add-seeds", "2", "--seeds", "0"],
+            "--add-seeds goes on from the seeds that a result has, and --seeds does",
+        ),
+        (["--add-seeds", "2", "--fresh"], "--add-seeds goes on from the seeds that a result has, and --fresh does not"),
+        (["--add-seeds", "2"], "has no records to add seeds to; run it without --add-seeds first"),
         (["--data", "nowhere"], "nowhere"),
     ],
 )
@@ -211,7 +238,7 @@ def test_a_plan_of_memory_shows_each_cell_and_each_card():
     done = CliRunner().invoke(cli, ["plan", DEFAULT, "--memory"])
     assert done.exit_code == 0
     assert done.output.startswith("default: Which 4-bit settings")
-    assert "19 cells, seed 0: 19 runs" in done.output
+    assert "20 cells, seeds 0, 1, 2: 63 runs" in done.output
     assert "default: predicted peak of training" in done.output
     assert "nf4-dq-bf16-all-linear" in done.output
     assert all(name in done.output for name in CARDS)
@@ -327,7 +354,8 @@ def test_a_run_writes_below_its_folder_only_goes_on_after_a_torn_record_and_has_
     here.mkdir()
     done = bench("run", matrix, "--results", results, cwd=here)
     assert done.returncode == 0, done.stderr
-    assert [(record["id"], record["status"]) for record in records(results)] == [("none", "ok"), ("nf4", "ok")]
+    runs = [(record["id"], record["repeat"], record["status"]) for record in records(results)]
+    assert runs == [("none", 0, "ok"), ("nf4", 0, "ok"), ("none", 1, "ok")]
     assert files_below(here) == set()
     assert {"tiny/matrix.yaml", "tiny/environment.json", "tiny/tables/cells.md", "tiny/tables/cells.csv"} <= (
         files_below(results)
@@ -335,18 +363,18 @@ def test_a_run_writes_below_its_folder_only_goes_on_after_a_torn_record_and_has_
     assert "nf4" in done.stdout
 
     path = results / "tiny" / "records.jsonl"
-    first, second = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(first + second[: len(second) // 2])
+    first, second, again = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(first + again + second[: len(second) // 2])
     done = bench("run", matrix, "--results", results)
     assert done.returncode == 0, done.stderr
-    assert path.read_bytes().startswith(first)
-    assert [(record["id"], record["status"]) for record in records(results)] == [("none", "ok"), ("nf4", "ok")]
+    assert path.read_bytes().startswith(first + again)
+    assert [(record["id"], record["status"]) for record in records(results)][2:] == [("nf4", "ok")]
 
     before = path.read_bytes()
     assert bench("run", matrix, "--results", results).returncode == 0
     assert path.read_bytes() == before
     shown = CliRunner().invoke(cli, ["tables", str(results / "tiny"), "--json"])
-    assert [row["id"] for row in json.loads(shown.output)] == ["none", "nf4"]
+    assert [(row["id"], row["repeat"]) for row in json.loads(shown.output)] == [("none", 0), ("none", 1), ("nf4", 0)]
 
 
 @pytest.mark.slow
@@ -366,4 +394,33 @@ def test_a_worker_that_is_killed_is_tried_again_and_an_interrupted_run_goes_on(m
 
     done = bench("run", matrix, "--results", results)
     assert done.returncode == 0, done.stderr
-    assert [(r["id"], r["attempt"], r["status"]) for r in records(results)[2:]] == [("none", 3, "ok"), ("nf4", 1, "ok")]
+    finished = [(made["id"], made["repeat"], made["attempt"], made["status"]) for made in records(results)[2:]]
+    assert finished == [("none", 0, 3, "ok"), ("nf4", 0, 1, "ok"), ("none", 1, 1, "ok")]
+
+
+def with_seeds(results, *seeds):
+    """Give the records of seed 0 other seeds, too, as if they had been run with these."""
+    path = results / "tiny" / "records.jsonl"
+    made = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps({**entry, "seed": seed}) + "\n" for seed in seeds for entry in made))
+
+
+@pytest.mark.slow
+def test_seeds_are_added_to_those_of_a_result_and_an_interruption_says_how_to_go_on(matrix, tmp_path):
+    results = tmp_path / "results"
+    assert bench("run", matrix, "--results", results).returncode == 0
+    with_seeds(results, 0, 1)
+    command = [*BENCH, "run", str(matrix), "--results", str(results), "--add-seeds", "2"]
+    run = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    worker_of(run)
+    run.send_signal(signal.SIGINT)
+    said, _ = run.communicate(timeout=60)
+    assert run.returncode == 130
+    assert said.startswith("tiny: adds seeds 2-3 to 0-1\n")
+    assert "tiny goes on with --seeds 0-3 instead of --add-seeds" in " ".join(said.split())
+    assert json.loads((results / "tiny" / "plan.json").read_text())["seeds"] == [0, 1, 2, 3]
+
+    done = bench("run", matrix, "--results", results, "--add-seeds", "2")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("tiny: adds no seeds yet, since some are unfinished (2): give the command again")
+    assert {record["seed"] for record in records(results)} == {0, 1, 2}

@@ -10,12 +10,16 @@ from scipy.stats import binomtest
 
 from bench.matrix.wording import listing
 from bench.tables.caption import conditions, warnings_of
-from bench.tables.comparable import Cell, incomparable
+from bench.tables.comparable import Cell
+from bench.tables.comparisons import verdict_of
+from bench.tables.contrasts import CONFIDENCE, LEAST_SEEDS, Contrast, estimates
+from bench.tables.drift import drift
+from bench.tables.evidence import ACCURACY, Evidence, Watched
 from bench.tables.figures import GB, accuracy, change_column, listed, number_column, range_column
-from bench.tables.pool import CELL, chosen, on_cpu, pool_seeds, varying
-from bench.tables.table import Column, Row, Table, entries, field, informative
+from bench.tables.pareto import PARETO, front
+from bench.tables.pool import CELL, chosen, on_cpu, varying
+from bench.tables.table import MISSING, Column, Row, Table, entries, field, informative
 
-CONFIDENCE = 0.95
 LAUNCH_BOUND_BELOW = 0.8  # a GPU that works less of a step's time waits for Python
 COARSE = 0.02  # an uncertainty that bears no third decimal of a macro-F1
 CHANGES = {"train_peak_bytes": "train_peak_change_percent", "tokens_per_s": "tokens_per_s_change_percent"}
@@ -24,6 +28,10 @@ FOOTPRINT = "HF footprint: get_memory_footprint(), which does not see that state
 CHANGE = "Δ: change against the baseline."
 RANGE = "Range: lowest to highest over seeds."
 STEP = "Step p50, p95: median and 95th percentile of the wall time of an optimizer step."
+VERDICT = "Verdict: the accuracy against the baseline's (table of comparisons)."
+CALIBRATION = "ECE: expected calibration error after training, in 15 bins."
+CONFUSED = "Confused: of the test examples of two watched labels, the share taken for the other one."
+ON_FRONT = "◆"
 EXECUTION = "Execution: how the steps behind tokens/s and step p50 ran."
 EAGER = "Eager: the first steps, launched one kernel at a time from Python."
 BUSY = "GPU busy: kernel time over wall time of an eager step."
@@ -39,13 +47,16 @@ PEAKS = {
 NAN = float("nan")
 
 
-def cells_table(frame: pd.DataFrame) -> Table:
-    """Tabulate one result, a frame of `load_results` with at least one row: a row a cell, its seeds pooled."""
-    apart = incomparable(frame)
-    cells = with_changes(pool_seeds(frame), apart).reset_index()
-    cells["accuracy_after_half_width"] = [
-        half_width(*shares) for shares in zip(cells["accuracy_after"], cells["scored_count"], strict=True)
-    ]
+def cells_table(evidence: Evidence) -> Table:
+    """Tabulate one result: a row a cell, its seeds pooled."""
+    frame = evidence.runs
+    cells = with_changes(evidence.cells.set_index(CELL), evidence.apart).reset_index()
+    cells["accuracy_after_half_width"], cells["interval_over_seeds"] = half_widths(evidence)
+    cells["verdict"] = verdict_of(evidence).where(cells["ok_count"] > 0)
+    cells["on_pareto_front"] = front(evidence)
+    watched = {pair: f"confused_{'_'.join(pair.names)}" for pair in evidence.watched}
+    for pair, name in watched.items():
+        cells[name] = pd.DataFrame(evidence.samples[pair.compared.name].observed).mean(axis=1)
     settings = varying(cells)
     rows = cells[
         [
@@ -54,17 +65,18 @@ def cells_table(frame: pd.DataFrame) -> Table:
             "train_peak_bytes", "train_peak_change_percent",
             "tokens_per_s", "tokens_per_s_min", "tokens_per_s_max", "tokens_per_s_change_percent", "examples_per_s",
             "step_p50_s", "step_p95_s", "execution_used", "tokens_per_s_eager", "gpu_busy_share",
-            "scored_count", "accuracy_before", "accuracy_after", "accuracy_after_half_width",
-            "accuracy_after_min", "accuracy_after_max", "macro_f1_after", "heldout_loss_after",
+            "scored_count", "accuracy_before", "accuracy_after", "accuracy_after_half_width", "interval_over_seeds",
+            "accuracy_after_min", "accuracy_after_max", "verdict", "macro_f1_after", "heldout_loss_after",
+            "expected_calibration_error_after", *watched.values(), "on_pareto_front",
         ]
     ]  # fmt: skip
     return Table(
         name="cells",
         title=f"{frame['matrix'].iloc[0]}: results by cell",
-        columns=informative(_columns(frame, rows, chosen(cells, settings)), rows),
+        columns=informative(_columns(frame, rows, chosen(cells, settings), watched), rows),
         rows=rows,
         caption=conditions(frame),
-        notes=(*_doubts(cells, apart, _told(frame)), *warnings_of(frame)),
+        notes=(*_doubts(cells, evidence.apart, _told(frame)), *evidence.notes, *drift(evidence), *warnings_of(frame)),
     )
 
 
@@ -87,6 +99,18 @@ def with_changes(cells: pd.DataFrame, apart: Collection[Cell]) -> pd.DataFrame:
     return cells
 
 
+def half_widths(evidence: Evidence) -> tuple[pd.Series[float], pd.Series[bool]]:
+    """Half the 95 % interval of each cell's accuracy, and whether it is over seeds and test examples.
+
+    With fewer than `LEAST_SEEDS`, or without files of examples, it is the Wilson interval over the examples alone.
+    """
+    cells = evidence.cells
+    alone = [half_width(*shares) for shares in zip(cells["accuracy_after"], cells["scored_count"], strict=True)]
+    found = estimates(evidence.samples[ACCURACY.name], [Contrast((number,), (1.0,)) for number in range(len(cells))])
+    over_seeds = (found["seeds_count"] >= LEAST_SEEDS) & found["examples_variance"].notna()
+    return ((found["high"] - found["low"]) / 2).where(over_seeds, pd.Series(alone)), over_seeds
+
+
 def half_width(share: float, scored: float) -> float:
     """Half the 95 % Wilson interval of a share, from 0 to 1, of `scored` examples; NaN where that is none."""
     if not (scored > 0 and 0 <= share <= 1):
@@ -99,9 +123,16 @@ def id_text(row: Row) -> str:
     return f"{row['id']} (baseline)" if row["is_baseline"] else str(row["id"])
 
 
-def _columns(frame: pd.DataFrame, rows: pd.DataFrame, settings: list[str]) -> Iterator[Column]:
+def _marked_id(row: Row) -> str:
+    return id_text(row) + (f" {ON_FRONT}" if row["on_pareto_front"] else "")
+
+
+def _columns(
+    frame: pd.DataFrame, rows: pd.DataFrame, settings: list[str], watched: Mapping[Watched, str]
+) -> Iterator[Column]:
     several = rows["seeds_count"].max() > 1
-    yield Column("id", id_text, "left", about=_remarks(frame, rows))
+    front_about = f" {ON_FRONT}: {PARETO}" if rows["on_pareto_front"].any() else ""
+    yield Column("id", _marked_id, "left", about=_remarks(frame, rows) + front_about)
     for name in settings:
         yield Column(name, field(name), "left", priority=9)
     if rows["seeds_count"].min() < rows["seeds_count"].max():
@@ -126,10 +157,20 @@ def _columns(frame: pd.DataFrame, rows: pd.DataFrame, settings: list[str]) -> It
     if several:
         low, high = "accuracy_after_min", "accuracy_after_max"
         yield range_column(rows, low, high, "after %\nrange", scale=0.01, priority=8, about=RANGE)
+    yield Column("verdict", _verdict, "left", priority=4, about=VERDICT)
     digits = 2 if rows["accuracy_after_half_width"].max() >= COARSE else 3
     yield number_column(rows, "macro_f1_after", "macro-F1", decimals=digits, priority=5, about=AFTER)
     yield number_column(rows, "heldout_loss_after", "held-out\nloss", priority=5, about=AFTER)
+    name = "expected_calibration_error_after"
+    yield number_column(rows, name, "ECE\n%", scale=0.01, decimals=1, priority=7, about=CALIBRATION)
+    for pair, name in watched.items():
+        heading = f"{pair.names[0]} or\n{pair.names[1]}\nconfused %"
+        yield number_column(rows, name, heading, scale=0.01, decimals=1, priority=6, about=CONFUSED)
     yield Column("status", field("status"), "left")
+
+
+def _verdict(row: Row) -> str:
+    return MISSING if pd.isna(row["verdict"]) else str(row["verdict"])
 
 
 def _peak_column(rows: pd.DataFrame, about: str) -> Column:
@@ -148,10 +189,13 @@ def _is_cut_short(row: Row) -> bool:
 
 def _accuracy_column(rows: pd.DataFrame) -> Column:
     counts = [f"{int(count):,}" for count in sorted(rows["scored_count"].dropna().unique())]
-    mean = "; with several seeds, their mean accuracy" if rows["seeds_count"].max() > 1 else ""
-    about = (
-        f"±: half the 95 % Wilson interval of the accuracy after training, n = {listing(counts)} test examples{mean}."
+    over = (
+        f"interval of the accuracy after training, over its seeds and n = {listing(counts)} test examples."
+        if rows["interval_over_seeds"].any()
+        else f"Wilson interval of the accuracy after training, n = {listing(counts)} test examples; "
+        "with several seeds, of their mean."
     )
+    about = f"±: half the 95 % {over}"
     return Column(
         "accuracy %\nbefore → after",
         lambda row: accuracy(row["accuracy_before"], row["accuracy_after"], row["accuracy_after_half_width"]),
@@ -166,11 +210,11 @@ def _remarks(frame: pd.DataFrame, rows: pd.DataFrame) -> str:
 
 def _told(frame: pd.DataFrame) -> dict[str, list[str]]:
     """Map what the cells' own warnings say to the ids that say it."""
-    told: dict[str, list[str]] = {}
+    told: dict[str, dict[str, None]] = {}
     for cell, warnings in frame[["id", "warnings"]].dropna().itertuples(index=False):
         for warning in warnings.splitlines():
-            told.setdefault(warning, []).append(cell)
-    return told
+            told.setdefault(warning, {})[cell] = None
+    return {warning: list(ids) for warning, ids in told.items()}
 
 
 def _doubts(cells: pd.DataFrame, apart: Mapping[Cell, str], told: Mapping[str, list[str]]) -> Iterator[str]:

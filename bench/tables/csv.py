@@ -8,7 +8,7 @@ from bench.tables.table import Table
 
 
 def to_csv(table: Table) -> str:
-    return whole_numbers(table.rows).to_csv(index=False, lineterminator="\n")
+    return whole_numbers(table.rows if table.detail is None else table.detail).to_csv(index=False, lineterminator="\n")
 
 
 def whole_numbers(frame: pd.DataFrame) -> pd.DataFrame:

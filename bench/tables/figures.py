@@ -82,7 +82,7 @@ def number(value: float, decimals: int) -> str:
     """Write `1,234.5`; a value too small to show is `<0.001`, so that only what is zero reads as zero."""
     if not math.isfinite(value):
         return MISSING
-    least = 10**-decimals
+    least = 10.0**-decimals
     if 0 < value < least / 2:
         return f"<{least:.{decimals}f}"
     return f"{value:,.{decimals}f}".replace("-", MINUS)

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from bench.errors import BenchError, Location, Problem
-from bench.matrix.parameters import Parameters
+from bench.matrix.parameters import LATER, Parameters
 from bench.matrix.wording import counted
 from bench.protocol import MEASURES
 from bench.run.records import Record
@@ -20,8 +20,8 @@ from bench.run.store import PLAN, RECORDS, Planned, read_plan, read_records
 
 MEASURE_NAMES = tuple(measure.name for measure in MEASURES)
 PARAMETER_NAMES = tuple(Parameters.model_fields)
-RECORD_NAMES = ("matrix", "id", "key", "seed", "attempt", "status", "phase", "message", "hint")
-RUN_NAMES = ("protocol", "started_at", "wall_s", "slot", "last_peak_allocated_bytes", "warnings")
+RECORD_NAMES = ("matrix", "id", "key", "seed", "repeat", "attempt", "status", "phase", "message", "hint")
+RUN_NAMES = ("position", "protocol", "started_at", "wall_s", "slot", "last_peak_allocated_bytes", "warnings")
 ENVIRONMENT_NAMES = (
     "gpu_name",
     "gpu_memory_bytes",
@@ -36,24 +36,31 @@ ENVIRONMENT_NAMES = (
     "cpu",
     "execution_used",
     "prediction_note",
+    "task_sha256",
+    "examples_sha256",
 )
 COLUMNS = (
     *RECORD_NAMES, "is_baseline", *PARAMETER_NAMES, *MEASURE_NAMES, *RUN_NAMES, *ENVIRONMENT_NAMES, "result"
 )  # fmt: skip
+# Records from before these parameters were made with what is their default now.
+LATER_DEFAULTS = {name: Parameters.model_fields[name].default for name in LATER}
 NUMBERS = frozenset(MEASURE_NAMES) | {"wall_s", "last_peak_allocated_bytes", "gpu_memory_bytes"}
 
 
 def load_results(path: str | os.PathLike[str]) -> pd.DataFrame:
     """Read a result folder, a file of records, or every result below a folder, into a tidy DataFrame.
 
-    A row is the last attempt at one cell with one seed. Rows stand in the order of the plan, whatever the order in
-    which the runs ended: the baseline, then the other cells as the matrix has them, a cell's seeds by their number.
+    A row is the last attempt at one cell with one seed; where the baseline ran once more at the end of a seed's block,
+    that is a row of its own, with `repeat` 1 (`first_runs` leaves these out). Rows stand in the order of the plan,
+    whatever the order in which the runs ended: the baseline, then the other cells as the matrix has them, a cell's
+    seeds by their number and its repeats after them.
     Cells that the matrix had in an earlier version only are left out, and an id is what the matrix calls its cell now.
     Of a result without a plan every cell is there, in the order in which they first appeared.
-    Columns: `matrix, id, key, seed, attempt, status, phase, message, hint, is_baseline`, every parameter, every measure
-    of `bench.protocol.MEASURES` (float64, NaN where there is none, units in the names), when and where it ran, the
-    environment, and `result`, the folder. Sentences on records that were left out, or could not be read, are in
-    `attrs["warnings"]`.
+    Columns: `matrix, id, key, seed, repeat, attempt, status, phase, message, hint, is_baseline`, every parameter, every
+    measure of `bench.protocol.MEASURES` (float64, NaN where there is none, units in the names), when and where it ran
+    (`position`: its place in its seed's block, from 1), the environment, and `result`, the folder. Sentences on records
+    that were left out, or could not be read, are in `attrs["warnings"]`; the matrix's pairs of labels that are easily
+    confused, as tuples of two, in `attrs["watch_pairs"]`.
     A result that has no record yet gives no row.
 
     Raises:
@@ -61,6 +68,7 @@ def load_results(path: str | os.PathLike[str]) -> pd.DataFrame:
     """
     records: list[tuple[Path, str | None, Record]] = []
     warnings: list[str] = []
+    pairs: list[tuple[str, str]] = []
     for folder in result_folders(path):
         try:
             contents = read_records(folder / RECORDS)
@@ -73,9 +81,18 @@ def load_results(path: str | os.PathLike[str]) -> pd.DataFrame:
         known = last if planned is None else _as_planned(last, planned)
         records += [(folder, planned.baseline if planned else None, record) for record in known]
         warnings += [*contents.warnings, *doubts, *_left_out(len(last) - len(known))]
+        pairs += planned.watch_pairs if planned else ()
     frame = _frame(records)
     frame.attrs["warnings"] = warnings
+    frame.attrs["watch_pairs"] = tuple(dict.fromkeys(pairs))
     return frame
+
+
+def first_runs(frame: pd.DataFrame) -> pd.DataFrame:
+    """Leave out the runs that repeat a baseline to show drift, so that what is left is a row a cell and seed."""
+    first: pd.DataFrame = frame[frame["repeat"] == 0].reset_index(drop=True)
+    first.attrs = dict(frame.attrs)
+    return first
 
 
 def result_folders(path: str | os.PathLike[str]) -> list[Path]:
@@ -114,7 +131,7 @@ def _as_planned(records: Iterable[Record], planned: Planned) -> list[Record]:
     in_order = sorted(planned.ids.items(), key=lambda cell: cell[1] != planned.baseline)
     place = {key: number for number, (key, _) in enumerate(in_order)}
     known = [replace(record, id=planned.ids[record.key]) for record in records if record.key in place]
-    return sorted(known, key=lambda record: (place[record.key], record.seed))
+    return sorted(known, key=lambda record: (place[record.key], record.repeat, record.seed))
 
 
 def _left_out(count: int) -> list[str]:
@@ -132,6 +149,7 @@ def _frame(records: Sequence[tuple[Path, str | None, Record]]) -> pd.DataFrame:
 def _flat(folder: Path, baseline: str | None, record: Record) -> dict[str, Any]:
     return {
         **{name: _plain(value) for name, value in record.environment.items()},
+        **LATER_DEFAULTS,
         **{name: _plain(value) for name, value in record.parameters.items()},
         **{name: record.measures.get(name) for name in MEASURE_NAMES},
         **{name: _plain(getattr(record, name)) for name in (*RECORD_NAMES, *RUN_NAMES)},

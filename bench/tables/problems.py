@@ -12,7 +12,7 @@ from bench.tables.limits import OF_ALLOCATION, OF_NEED, short_of_need
 from bench.tables.table import MISSING, Column, Row, Table, field, informative
 
 NAMES = [
-    "matrix", "id", "key", "seed", "attempt", "status", "phase", "message", "hint", "last_peak_allocated_bytes",
+    "matrix", "id", "key", "seed", "repeat", "attempt", "status", "phase", "message", "hint", "last_peak_allocated_bytes",
     "short_bytes", "cap_bytes", "predicted_needed_bytes", "predicted_train_peak_allocated_bytes", "prediction_note",
 ]  # fmt: skip
 SHORT = f"GB = 1e9 bytes. Short: {OF_NEED}; where there is no cap, or by prediction it suffices, {OF_ALLOCATION}."
@@ -20,7 +20,10 @@ PREDICTED = "Predicted peak: of training, most bytes in live tensors; ≥: a low
 
 
 def problems_table(frame: pd.DataFrame) -> Table:
-    """Tabulate the runs of one result (a frame of `load_results`) that did not end ok; there may be none."""
+    """Tabulate the runs of one result (a frame of `load_results`) that did not end ok; there may be none.
+
+    `again` marks the run of a baseline at the end of a seed's block.
+    """
     rows = frame.loc[frame["status"] != "ok", NAMES].reset_index(drop=True)
     rows["lacked_bytes"] = short_of_need(rows).fillna(rows["short_bytes"]).where(rows["status"] == "oom")
     return Table(
@@ -28,7 +31,7 @@ def problems_table(frame: pd.DataFrame) -> Table:
         title=f"{frame['matrix'].iloc[0]}: problems",
         columns=(
             Column("id", field("id"), "left"),
-            Column("seed", field("seed"), priority=2),
+            Column("seed", _seed, priority=2),
             Column("status", field("status"), "left"),
             *informative(_memory(rows), rows),
             Column("phase", field("phase"), "left", priority=1),
@@ -39,6 +42,10 @@ def problems_table(frame: pd.DataFrame) -> Table:
         caption=conditions(frame),
         notes=warnings_of(frame),
     )
+
+
+def _seed(row: Row) -> str:
+    return f"{row['seed']} again" if row["repeat"] else str(row["seed"])
 
 
 def _memory(rows: pd.DataFrame) -> tuple[Column, ...]:

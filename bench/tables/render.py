@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -14,71 +14,109 @@ from bench.errors import BenchError
 from bench.run.store import write_atomically
 from bench.tables.bars import memory_bars
 from bench.tables.cells import cells_table
+from bench.tables.comparisons import comparisons_table
+from bench.tables.confusions import confusions_table
 from bench.tables.csv import to_csv
-from bench.tables.load import load_results, result_folders
+from bench.tables.effects import effects_table
+from bench.tables.evidence import Evidence, gather
+from bench.tables.interactions import interactions_table
+from bench.tables.labels import labels_table
+from bench.tables.load import first_runs, load_results, result_folders
 from bench.tables.markdown import to_markdown
 from bench.tables.memory import memory_table
 from bench.tables.picture import INSTALL, can_draw, draw
 from bench.tables.problems import problems_table
+from bench.tables.quantization import quantization_table
 from bench.tables.storage import storage_table
 from bench.tables.table import Table
-from bench.tables.terminal import print_table
+from bench.tables.terminal import print_note, print_table
 from bench.tables.terminal_bars import print_bars
+from bench.tables.watched import watched_table
 
 FOLDER = "tables"
-# In the order in which a reader meets them.
-TABLES = (cells_table, storage_table, memory_table, problems_table)
+# In the order in which a reader meets them; the table of problems, which tells of every run, comes last.
+TABLES: tuple[Callable[[Evidence], Table], ...] = (
+    cells_table,
+    effects_table,
+    interactions_table,
+    comparisons_table,
+    watched_table,
+    confusions_table,
+    labels_table,
+    quantization_table,
+    lambda evidence: storage_table(evidence.runs),
+    lambda evidence: memory_table(evidence.runs),
+)
 EXPORTERS = {".md": to_markdown, ".csv": to_csv}
 # The table that the bars stand below, and whose name their files have.
 PICTURED = "memory"
 PICTURES = ("svg", "png")
 
 
-def write_tables(path: str | os.PathLike[str]) -> list[Path]:
-    """Write the tables of every result at `path` into its folder `tables`, and return the files.
+@dataclass(frozen=True)
+class Result:
+    """A folder of results, its records, and the tables made of them: none where it holds no record yet."""
+
+    folder: Path
+    frame: pd.DataFrame
+    tables: tuple[Table, ...]
+
+
+def results_at(path: str | os.PathLike[str]) -> list[Result]:
+    """Load every result at `path` and make its tables.
+
+    Raises:
+        BenchError: there is no result at `path`.
+    """
+    return [_result(folder) for folder in result_folders(path)]
+
+
+def write_tables(results: Iterable[Result]) -> list[Path]:
+    """Write the tables of results into their folders `tables`, and return the files.
 
     A table without rows has no files; earlier ones of it are removed. Pictures need matplotlib, and stay as they are
     without it.
 
     Raises:
-        BenchError: there is no result at `path`, or its tables cannot be written.
+        BenchError: they cannot be written.
     """
     written: list[Path] = []
-    for folder in result_folders(path):
-        frame = load_results(folder)
+    for result in results:
+        folder = result.folder / FOLDER
         try:
-            for table in _tables(frame):
-                written += _write(table, folder / FOLDER)
-            written += _draw(frame, folder / FOLDER)
+            for table in result.tables:
+                written += _write(table, folder)
+            written += _draw(result.frame, folder)
         except OSError as error:
-            what = f"the tables in {folder / FOLDER} cannot be written: {error.strerror}"
+            what = f"the tables in {folder} cannot be written: {error.strerror}"
             raise BenchError(what, "see to its space and permissions; the records are unharmed") from error
     return written
 
 
-def show(path: str | os.PathLike[str], console: Console) -> None:
-    """Print the tables of every result at `path`.
-
-    Raises:
-        BenchError: there is no result at `path`.
-    """
-    for folder in result_folders(path):
-        frame = load_results(folder)
-        if frame.empty:
-            for line in (f"{folder} holds no record yet: run its matrix to go on", *frame.attrs["warnings"]):
+def show(results: Iterable[Result], console: Console) -> None:
+    """Print the tables of results; what a table without rows has to say stands at the end."""
+    for result in results:
+        if not result.tables:
+            no_record = f"{result.folder} holds no record yet: run its matrix to go on"
+            for line in (no_record, *result.frame.attrs["warnings"]):
                 console.print(line, markup=False, highlight=False)
         said: set[str] = set()
-        for table in _tables(frame):
-            if len(table.rows):
-                print_table(_without(table, said), console, folder / FOLDER / f"{table.name}.md")
-                console.print()
-                if table.name == PICTURED:
-                    _print_bars(frame, console)
-                said.update(table.caption, table.notes)
+        for table in (table for table in result.tables if len(table.rows)):
+            print_table(_without(table, said), console, result.folder / FOLDER / f"{table.name}.md")
+            console.print()
+            if table.name == PICTURED:
+                _print_bars(result.frame, console)
+            said.update(table.caption, table.notes)
+        for note in dict.fromkeys(note for table in result.tables for note in table.notes if note not in said):
+            print_note(note, console)
 
 
-def _tables(frame: pd.DataFrame) -> list[Table]:
-    return [make(frame) for make in TABLES] if len(frame) else []
+def _result(folder: Path) -> Result:
+    frame = load_results(folder)
+    if frame.empty:
+        return Result(folder, frame, ())
+    evidence = gather(frame)
+    return Result(folder, frame, (*(make(evidence) for make in TABLES), problems_table(frame)))
 
 
 def _without(table: Table, said: Collection[str]) -> Table:
@@ -102,7 +140,7 @@ def _draw(frame: pd.DataFrame, folder: Path) -> list[Path]:
     if frame.empty or not can_draw():
         return []
     paths = [folder / f"{PICTURED}.{kind}" for kind in PICTURES]
-    bars = memory_bars(frame)
+    bars = memory_bars(first_runs(frame))
     for path, kind in zip(paths, PICTURES, strict=True):
         if bars:
             draft = path.with_name(f".{path.name}.draft")
@@ -114,7 +152,7 @@ def _draw(frame: pd.DataFrame, folder: Path) -> list[Path]:
 
 
 def _print_bars(frame: pd.DataFrame, console: Console) -> None:
-    if bars := memory_bars(frame):
+    if bars := memory_bars(first_runs(frame)):
         print_bars(bars, console)
         if not can_draw():
             console.print(INSTALL, style="dim", markup=False, highlight=False)

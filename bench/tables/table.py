@@ -37,7 +37,8 @@ class Column:
 class Table:
     """`rows` holds full-precision values under names with units, as the CSV file does; `columns` show them rounded.
 
-    `name` is that of its files. `caption` are the conditions of all rows, a line each; `notes` are doubts.
+    `name` is that of its files. `caption` are the conditions of all rows, a line each; `notes` are doubts. `shown` is
+    how many rows a terminal shows, from the first on; `detail` is what the CSV file holds where that is finer.
     """
 
     name: str
@@ -46,10 +47,15 @@ class Table:
     rows: pd.DataFrame
     caption: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    shown: int | None = None
+    detail: pd.DataFrame | None = None
 
-    def texts(self) -> list[list[str]]:
-        """Return the text of every cell, row by row, without control characters but for the end of a line."""
-        return [[printable(column.text(row)) for column in self.columns] for row in entries(self.rows)]
+    def texts(self, most: int | None = None) -> list[list[str]]:
+        """Return the text of every cell, row by row, without control characters but for the end of a line.
+
+        `most` is how many rows, from the first on; None for all.
+        """
+        return [[printable(column.text(row)) for column in self.columns] for row in entries(self.rows[:most])]
 
 
 def entries(rows: pd.DataFrame) -> list[Row]:
@@ -73,7 +79,8 @@ def field(name: str) -> Callable[[Row], str]:
 
 def informative(columns: Iterable[Column], rows: pd.DataFrame) -> tuple[Column, ...]:
     """Keep the columns that have something to show in at least one row."""
-    return tuple(column for column in columns if any(column.text(row) != MISSING for row in entries(rows)))
+    in_rows = entries(rows)
+    return tuple(column for column in columns if any(column.text(row) != MISSING for row in in_rows))
 
 
 def printable(text: str) -> str:

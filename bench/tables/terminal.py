@@ -35,20 +35,30 @@ STATUS_STYLES = {
 
 
 def print_table(table: Table, console: Console, full: Path | str | None = None) -> None:
-    """Print a table no wider than the console; `full` is what to name, where columns are left out, as having all."""
-    kept, texts = _arranged(table.columns, table.texts(), console.width)
+    """Print a table no wider than the console; `full` is what to name, where rows or columns are left out."""
+    kept, texts = _arranged(table.columns, table.texts(table.shown), console.width)
+    more = len(table.rows) - len(texts)
     hidden = [_name(column) for index, column in enumerate(table.columns) if index not in kept]
     where = f"; {full} has all" if full else ""
     parts = [
         Text(table.title, style="bold"),
         *_body(table, texts, kept),
+        *([Text(f"… and {more:,} more{f' in {full}' if full else ''}", style="dim")] if more else []),
         Text(),
         *(Text(line, style="dim") for line in (*table.caption, legend(table.columns[index] for index in kept)) if line),
         *([Text(f"hidden at this width: {', '.join(dict.fromkeys(hidden))}{where}.", style="dim")] if hidden else []),
-        *(Text.assemble(("note: ", "yellow"), printable(line)) for line in table.notes),
+        *map(_note, table.notes),
     ]
     for part in parts:
         console.print(part)
+
+
+def print_note(text: str, console: Console) -> None:
+    console.print(_note(text))
+
+
+def _note(text: str) -> Text:
+    return Text.assemble(("note: ", "yellow"), printable(text))
 
 
 def fitting(columns: Sequence[Column], texts: Sequence[Sequence[str]], width: int) -> list[int]:

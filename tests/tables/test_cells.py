@@ -5,7 +5,8 @@ import math
 import pytest
 from scipy.stats import binomtest
 
-from bench.tables.cells import cells_table, half_width
+from bench.tables.cells import ON_FRONT, cells_table, half_width
+from bench.tables.evidence import gather
 from bench.tables.load import load_results
 from bench.tables.table import MISSING
 
@@ -24,13 +25,13 @@ from .examples import (
 
 
 def table_of(folder, records, **kwargs):
-    return cells_table(load_results(write_result(folder / "r", records, **kwargs)))
+    return cells_table(gather(load_results(write_result(folder / "r", records, **kwargs))))
 
 
 def shown(table):
     """Texts by id, then by heading."""
     headings = [column.heading.replace("\n", " ") for column in table.columns]
-    return {row[0]: dict(zip(headings, row, strict=True)) for row in table.texts()}
+    return {row[0].removesuffix(f" {ON_FRONT}"): dict(zip(headings, row, strict=True)) for row in table.texts()}
 
 
 def test_known_figures_come_out_rounded_with_their_change_against_the_baseline(tmp_path):
@@ -44,7 +45,7 @@ def test_known_figures_come_out_rounded_with_their_change_against_the_baseline(t
     assert table.title == "default: results by cell"
     assert list(shown(table)) == ["lora (baseline)", "nf4"]
     assert shown(table)["nf4"] == {
-        "id": "nf4",
+        "id": "nf4 ◆",
         "quant_type": "nf4",
         "stored GB": "5.851",
         "HF footprint GB": "5.443",
@@ -55,6 +56,7 @@ def test_known_figures_come_out_rounded_with_their_change_against_the_baseline(t
         "step p50 ms": "1,292",
         "step p95 ms": "1,550",
         "accuracy % before → after": "11.2 → 86.5 ± 1.2",
+        "verdict": "too few runs",
         "macro-F1": "0.863",
         "held-out loss": "0.412",
         "status": "ok",

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.errors import BenchError
-from bench.matrix.parameters import Parameters
+from bench.matrix.parameters import LATER, Parameters
 from bench.protocol import MEASURES
-from bench.tables.load import ENVIRONMENT_NAMES, RECORD_NAMES, RUN_NAMES, load_results
+from bench.tables.load import ENVIRONMENT_NAMES, RECORD_NAMES, RUN_NAMES, first_runs, load_results
 
 from .examples import H100, default_matrix, record, write_result
 
@@ -62,6 +62,66 @@ def test_rows_stand_in_the_order_of_the_plan_whatever_the_order_in_which_runs_en
     assert frame[["id", "seed"]].to_numpy().tolist() == [
         ["base", 0], ["base", 1], ["b", 0], ["b", 1], ["a", 0], ["a", 1],
     ]  # fmt: skip
+
+
+def test_a_baseline_that_ran_once_more_is_a_row_of_its_own_after_those_of_its_cell(tmp_path):
+    ended = [
+        record("base", 0, position=1),
+        record("a", 0, position=2),
+        record("base", 0, repeat=1, position=3, status="crashed"),
+        record("base", 0, repeat=1, position=3, attempt=2),
+        record("base", 1, position=1),
+    ]
+    frame = load_results(write_result(tmp_path / "r", ended, baseline="base"))
+    columns = ["id", "seed", "repeat", "position", "attempt", "is_baseline"]
+    assert frame[columns].to_numpy().tolist() == [
+        ["base", 0, 0, 1, 1, True], ["base", 1, 0, 1, 1, True], ["base", 0, 1, 3, 2, True], ["a", 0, 0, 2, 1, False],
+    ]  # fmt: skip
+
+
+def test_the_first_runs_are_a_row_a_cell_and_seed_with_what_is_known_of_all(tmp_path):
+    records = [record("base"), record("base", repeat=1), record("a")]
+    frame = load_results(write_result(tmp_path / "r", records, baseline="base", tail="{"))
+    first = first_runs(frame)
+    assert first["id"].tolist() == ["base", "a"]
+    assert first.index.tolist() == [0, 1]
+    assert first.attrs == frame.attrs
+    assert len(first.attrs["warnings"]) == 1
+    assert first.dtypes.equals(frame.dtypes)
+    empty = load_results(write_result(tmp_path / "empty", []))
+    assert list(first_runs(empty)) == list(empty)
+
+
+def test_records_from_before_there_were_blocks_are_first_runs_of_no_known_place(tmp_path):
+    frame = load_results(write_result(tmp_path / "r", [record("a"), record("b", position=2)]))
+    assert frame["repeat"].tolist() == [0, 0]
+    assert pd.isna(frame["position"][0])
+    assert str(frame["position"][1]) == "2"
+
+
+@pytest.mark.parametrize("name", LATER)
+def test_records_from_before_a_parameter_have_its_default(tmp_path, name):
+    old, new = record("a"), record("b")
+    del old["parameters"][name]
+    frame = load_results(write_result(tmp_path / "r", [old, new]))
+    assert frame[name].tolist() == [Parameters.model_fields[name].default] * 2
+
+
+def test_the_pairs_to_watch_are_those_of_the_plans(tmp_path):
+    for name, pairs in {"one": [["a", "b"], ["c", "d"]], "two": [["c", "d"]], "three": None}.items():
+        path = write_result(tmp_path / name, [record("a", matrix=name)]) / "plan.json"
+        plan = json.loads(path.read_text())
+        path.write_text(json.dumps(plan if pairs is None else {**plan, "watch_pairs": pairs}))
+    assert load_results(tmp_path / "one").attrs["watch_pairs"] == (("a", "b"), ("c", "d"))
+    assert load_results(tmp_path / "three").attrs["watch_pairs"] == ()
+    assert load_results(tmp_path).attrs["watch_pairs"] == (("a", "b"), ("c", "d"))
+
+
+def test_the_hashes_of_what_was_scored_are_columns(tmp_path):
+    hashes = {"task_sha256": "1a", "examples_sha256": "2b"}
+    frame = load_results(write_result(tmp_path / "r", [record("a", environment=hashes), record("b")]))
+    assert frame.loc[0, list(hashes)].tolist() == ["1a", "2b"]
+    assert frame.loc[1, list(hashes)].isna().all()
 
 
 def test_a_file_its_folder_and_a_folder_of_results_are_all_read(tmp_path):

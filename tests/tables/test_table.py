@@ -6,7 +6,7 @@ import pandas as pd
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.tables.table import MISSING, Column, field, informative, legend, printable
+from bench.tables.table import MISSING, Column, Table, field, informative, legend, printable
 
 
 def test_values_are_shown_as_a_matrix_would_write_them():
@@ -21,6 +21,11 @@ def test_a_column_without_a_single_figure_is_left_out():
 
 def test_a_legend_says_each_thing_once():
     assert legend([Column("a", str, about="X."), Column("b", str), Column("c", str, about="X.")]) == "X."
+
+
+def test_texts_may_be_those_of_the_first_rows_only():
+    table = Table("t", "T", (Column("A", field("a")),), pd.DataFrame({"a": [1, 2, 3]}))
+    assert (table.texts(2), table.texts()) == ([["1"], ["2"]], [["1"], ["2"], ["3"]])
 
 
 @given(st.text())

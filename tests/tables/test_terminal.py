@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,10 +10,12 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from bench.tables.cells import cells_table
+from bench.tables.evidence import gather
 from bench.tables.load import load_results
 from bench.tables.memory import memory_table
 from bench.tables.problems import problems_table
 from bench.tables.storage import storage_table
+from bench.tables.table import Column, Table, field
 from bench.tables.terminal import fitting, fold, pieces, print_table
 
 from .examples import default_matrix, memory_matrix, record, write_result
@@ -28,7 +31,8 @@ def lines_of(table, width, *, color=False):
 
 
 def table_of(folder, records, make=cells_table, **kwargs):
-    return make(load_results(write_result(folder / "r", records, **kwargs)))
+    frame = load_results(write_result(folder / "r", records, **kwargs))
+    return make(gather(frame) if make is cells_table else frame)
 
 
 @pytest.mark.parametrize("width", [80, 100, 120, 160, 200])
@@ -148,6 +152,24 @@ def test_a_long_message_wraps_below_its_row_in_full(tmp_path):
     text = " ".join(line.strip() for line in lines)
     assert f"message: {message}" in text
     assert "hint: halve batch_size" in text
+
+
+@pytest.mark.parametrize(("full", "where"), [(FULL, f" in {FULL}"), (None, "")])
+def test_a_table_may_show_its_first_rows_only_and_says_how_many_more_there_are(full, where):
+    rows = pd.DataFrame({"a": [f"name-{number}" for number in range(1_500)]})
+    console = Console(width=80, color_system=None)
+    with console.capture() as capture:
+        print_table(Table("t", "T", (Column("a", field("a"), "left"),), rows, shown=2), console, full)
+    assert capture.get().splitlines() == ["T", "a     ", "──────", "name-0", "name-1", f"… and 1,498 more{where}", ""]
+
+
+@pytest.mark.parametrize("shown", [3, 4, None])
+def test_a_table_that_shows_all_its_rows_says_nothing_of_more(shown):
+    console = Console(width=80, color_system=None)
+    with console.capture() as capture:
+        print_table(Table("t", "T", (Column("a", field("a")),), pd.DataFrame({"a": [1, 2, 3]}), shown=shown), console)
+    assert "more" not in capture.get()
+    assert "3" in capture.get()
 
 
 def test_square_brackets_and_escapes_in_a_message_are_text(tmp_path):
