@@ -86,7 +86,7 @@ def benchmarks(session: nox.Session) -> None:
     names = sorted(path.stem for path in Path("benchmarks").glob("*.py") if "__main__" in path.read_text())
     if not session.posargs or session.posargs[0] not in names:
         session.error(f"name one of {', '.join(names)}: nox -s benchmarks -- {names[0]} --help")
-    install(session)
+    install(session, ".[dev]")
     session.run(python(session), "-m", f"benchmarks.{session.posargs[0]}", *session.posargs[1:])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -18,18 +18,17 @@ from bench.matrix.cards import CARDS
 from bench.matrix.expand import MOST_CELLS, load_matrix
 from bench.matrix.limits import read_cards
 from bench.matrix.plan import Plan, describe, plan
-from bench.matrix.wording import counted
+from bench.matrix.wording import again, counted
 from bench.protocol import STATUSES, Status
+from bench.run.seeds import MOST_SEEDS, extend, read_seeds, written_seeds
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from bench.run.forecast import Answer
 
-# Exit codes, beside 0: every cell ended as a result (running out of memory is a result).
+# Exit codes, beside 0: every cell ended as a result (running out of memory is a result). UNDECIDED: no recommendation.
 CRASHED, WRONG, UNDECIDED, INTERRUPTED = 1, 2, 3, 130
-
-MOST_SEEDS = 1000
 
 matrix_argument = click.argument("matrix", type=click.Path(path_type=Path))
 result_argument = click.argument("result", type=click.Path(path_type=Path))
@@ -118,8 +117,8 @@ def plan_command(
     if baseline and baseline not in {cell.id for cell in chosen.cells}:
         click.echo(f"without the baseline, {baseline}: the tables will show no changes, unless it has a result already")
     for number, job in enumerate(chosen.jobs, start=1):
-        again = " again, for drift" if job.repeat else ""
-        note = f"  (baseline{again})" if job.cell.id == baseline else ""
+        drift = ", for drift" if job.repeat else ""
+        note = f"  (baseline{again(job.repeat)}{drift})" if job.cell.id == baseline else ""
         click.echo(f"{number:4}  {job.cell.id}  seed {job.seed}{note}")
 
 
@@ -129,7 +128,7 @@ def plan_command(
 @seeds_option
 @max_cells_option
 @click.option("--add-seeds", type=click.IntRange(1, MOST_SEEDS), metavar="N",
-              help="Extend a result: the seeds it has, finished first, or where they are, the next N.")  # fmt: skip
+              help="Finish the seeds that a result has; once they are finished, add the next N.")  # fmt: skip
 @click.option("--results", default="results", show_default=True, type=click.Path(path_type=Path), metavar="DIR",
               help="Where results go: into DIR/<name of the matrix>, and nowhere else.")  # fmt: skip
 @data_option
@@ -143,9 +142,9 @@ def run_command(
 ) -> NoReturn:  # fmt: skip
     """Run the cells of each MATRIX that have no result yet, and show the tables.
 
-    Press Ctrl-C to stop; the same command goes on where it stopped (with --add-seeds, it is told which --seeds to give
-    instead). Exits with 0 if every cell has a result, of which oom and invalid are two, with 1 if one crashed, with 2
-    if the request is wrong, and with 130 if interrupted.
+    Press Ctrl-C to stop; the same command goes on where it stopped (with --add-seeds, it is told which MATRIX to run
+    with which --seeds instead). Exits with 0 if every cell has a result, of which oom and invalid are two, with 1 if
+    one crashed, with 2 if the request is wrong, and with 130 if interrupted.
     """
     if add_seeds and (fresh or seeds is not None):
         other = "--fresh" if fresh else "--seeds"
@@ -181,7 +180,7 @@ def run_command(
             write_tables(found)
             show(found, console)
         if summary.interrupted:
-            console.print(_how_to_go_on(chosen, add_seeds))
+            console.print(_how_to_go_on(chosen, plans, add_seeds))
             sys.exit(INTERRUPTED)
         code = CRASHED if summary.count("crashed") else code
     sys.exit(code)
@@ -265,13 +264,11 @@ def _exit_if_refused(answers: Mapping[str, Answer]) -> None:
 
 
 def _plan(path: Path, select: str | None, seeds: str | None, max_cells: int) -> Plan:
-    return plan(load_matrix(path, max_cells), select, _seeds(seeds) if seeds is not None else None)
+    return plan(load_matrix(path, max_cells), select, read_seeds(seeds) if seeds is not None else None)
 
 
 def _extended(path: Path, select: str | None, max_cells: int, results: Path, count: int) -> Plan:
     """Plan a matrix with the seeds of its result and the next `count`, and say which these are."""
-    from bench.run.seeds import extend, written_seeds
-
     matrix = load_matrix(path, max_cells)
     found = extend(matrix, results, count, select)
     if found.new:
@@ -282,28 +279,13 @@ def _extended(path: Path, select: str | None, max_cells: int, results: Path, cou
     return plan(matrix, select, found.seeds)
 
 
-def _how_to_go_on(chosen: Plan, add_seeds: int | None) -> str:
+def _how_to_go_on(chosen: Plan, plans: Sequence[Plan], add_seeds: int | None) -> str:
     if not add_seeds:
         return "interrupted: what was finished is kept, and the same command goes on from here"
-    from bench.run.seeds import written_seeds
-
+    # The same --seeds would change those of the other matrices.
+    name = f"{chosen.matrix.name}{', run alone,' if len(plans) > 1 else ''}"
     seeds = written_seeds(chosen.seeds)
-    name = chosen.matrix.name
     return f"interrupted: what was finished is kept; {name} goes on with --seeds {seeds} instead of --add-seeds"
-
-
-def _seeds(text: str) -> list[int]:
-    """Read `0,2,5-7` as [0, 2, 5, 6, 7]."""
-    seeds: list[int] = []
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise BenchError(f"--seeds: {part.strip()!r} is no seed", "write numbers such as 0,1,2 or 0-4")
-        chosen = range(int(first), int(last if dash else first) + 1)
-        if len(chosen) > MOST_SEEDS:
-            raise BenchError(f"--seeds: {part.strip()} are {len(chosen):,} seeds", f"give at most {MOST_SEEDS:,}")
-        seeds += chosen
-    return seeds
 
 
 def _console() -> Console:

@@ -1,4 +1,4 @@
-"""What crosses the border between a run and its cells: one JSON request in, JSON lines out.
+"""What crosses the border between a run and its cells: one JSON request in, JSON lines out, Parquet files beside.
 
 `bench.run` starts a worker, `python -m bench.cell`, and writes one `Request` to its standard input. The worker
 answers with messages, a JSON object a line, on its standard output:
@@ -10,6 +10,9 @@ answers with messages, a JSON object a line, on its standard output:
   "losses": [...], "environment": {...}, "warnings": [...]}`: the last one, whatever happened. `losses` are those of
   each training step so far, nats per loss-bearing token. A worker that ends without this message has crashed.
 
+Where the request names an `evidence_dir`, the worker also writes Parquet files there: what every example and every
+layer got (`bench.cell.evidence`).
+
 To predict memory without running anything, `python -m bench.cell predict` reads a `Question` and answers for each cell:
 
 * `{"kind": "predicting", "id": "nf4"}`: it is being worked on; cells that are alike follow one another.
@@ -17,6 +20,10 @@ To predict memory without running anything, `python -m bench.cell predict` reads
   `predicted_*`. A `note` says why the peak is a lower bound only, and `assumed` what was assumed of texts out of reach.
 * `{"kind": "refusal", "id": "nf4", "message": "...", "hint": "..."}`: no cell can be run like that, or its model cannot
   be found or described.
+
+A worker itself starts `python -m bench.cell reference FILE`, which reads a `Request` for the 16-bit model, writes that
+model's answers to FILE, and sends `{"kind": "progress", "done": 12, "total": 313}` for prompts scored and, last,
+`{"kind": "end", "message": null}`, or what failed as the message.
 
 Every message of a running cell also carries `peak_allocated_bytes`, the highest torch allocation of the phase so far
 (null on a CPU), so that the run knows the last peak of a worker that was killed.
@@ -43,7 +50,7 @@ PHASES: tuple[Phase, ...] = get_args(Phase)
 # What a run keeps beside its records, as Parquet, each kind in a folder of its own.
 EXAMPLES = "examples"  # an example a row: its label, and before and after training what was predicted, and its loss
 LOG_LIKELIHOODS = "log_likelihoods"  # the same examples with the log-likelihood of every label
-LAYERS = "layers"  # a quantized layer a row: how far its weights are from the 16-bit ones
+LAYERS = "layers"  # a quantized layer a row: how far its weights are from the checkpoint's
 
 # An error of these kinds is no result: another try may end differently.
 WORTH_ANOTHER_TRY: frozenset[Status] = frozenset({"crashed", "interrupted"})
@@ -51,7 +58,7 @@ WORTH_ANOTHER_TRY: frozenset[Status] = frozenset({"crashed", "interrupted"})
 
 @dataclass(frozen=True)
 class Request:
-    """What a worker needs to know to run one cell with one seed; nothing in it names other cells or result files.
+    """What a worker needs to know to run one cell with one seed; nothing in it names other cells or their records.
 
     `shared_dir` is where cells of one run leave what others would compute again. `evidence_dir` is where the folders
     `EXAMPLES`, `LOG_LIKELIHOODS` and `LAYERS` get a file `evidence_name`.parquet each.
@@ -239,9 +246,9 @@ MEASURES: tuple[Measure, ...] = (
     Measure("next_token_prompts_count", "prompts whose next token was compared"),
     Measure("next_token_kl_before", "KL divergence of the next token's distribution from the 16-bit model's, nats"),
     Measure("next_token_agreement_before", "share of prompts with the same likeliest next token as the 16-bit model's"),
-    Measure("weight_error", "RMSE of the dequantized weights over the deviation of the 16-bit ones, mean of layers"),
+    Measure("weight_error", "RMSE of the dequantized weights over the deviation of the checkpoint's, mean of layers"),
     Measure("weight_error_max", "the same, of the worst layer"),
-    Measure("weight_error_layers_count", "quantized layers whose 16-bit weights were found and compared"),
+    Measure("weight_error_layers_count", "quantized layers whose weights were found in the checkpoint and compared"),
     # Seconds a phase took.
     Measure("reference_s", "time until the 16-bit model's scores were there, which one cell computes for all"),
     Measure("load_s", "time to load and quantize the model"),

@@ -242,12 +242,10 @@ def evidence_of(
     found = Examples(
         rows=np.arange(len(of_runs[0])),
         labels=LABELS,
-        index=np.arange(examples),
         truth=runs.truth,
         tokens_count=runs.tokens_count,
         predicted_before=runs.predicted_before[of_runs],
         predicted_after=runs.predicted_after[of_runs],
-        loss_before=runs.loss_before[of_runs],
         loss_after=runs.loss_after[of_runs],
     )
     return arrange(frame, (found,))

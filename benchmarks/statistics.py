@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -92,7 +93,7 @@ class Check:
 @click.command(context_settings=CONTEXT)
 @click.option("--matrices", default=1000, show_default=True, type=click.IntRange(1), metavar="N",
               help="Simulate N matrices without any difference, and 2 N pairs of cells for the rest.")  # fmt: skip
-@click.option("--records", default=10_000, show_default=True, type=click.IntRange(6), metavar="N",
+@click.option("--records", default=10_000, show_default=True, type=click.IntRange(24), metavar="N",
               help="Load and analyse N records, three of a cell, and tell the time.")  # fmt: skip
 @out_option
 def command(matrices: int, records: int, out: Path | None) -> None:
@@ -183,8 +184,7 @@ def batches(
         count = min(at_once, matrices - start)
         sums = answers(accuracies, seeds_count, EXAMPLES_COUNT, noise, generator, count).reshape(-1, EXAMPLES_COUNT)
         predicted, loss = np.where(sums > 0, truth, truth - 1), tokens * np.exp(-LOSS_SLOPE * sums)
-        runs = Examples(np.arange(len(sums)), LABELS, np.arange(EXAMPLES_COUNT), truth, tokens, predicted, predicted,
-                        loss, loss)  # fmt: skip
+        runs = Examples(np.arange(len(sums)), LABELS, truth, tokens, predicted, predicted, loss)
         speeds = generator.normal(0, noise.log_speed_run, (count, len(accuracies), seeds_count))
         speeds += generator.normal(0, noise.log_speed_seed, (count, 1, seeds_count))
         samples = {SPEED: Sample(speeds.reshape(-1, seeds_count))}
@@ -208,7 +208,14 @@ def pairs(
 
 def timed(records_count: int) -> dict[str, float]:
     """Return the seconds in which a result is loaded and each kind of analysis is done."""
-    ranks = [SimulatedCell(f"r{rank}", {"lora_r": rank}) for rank in range(1, records_count // 3)]
+    axes: dict[str, Sequence[Any]] = {
+        "quant_type": ("nf4", "fp4"),
+        "double_quant": (False, True),
+        "target_modules": ("all-linear", "attention"),
+        "lora_r": range(1, 1 + records_count // 24),
+    }
+    crossed = product(*axes.values())
+    cells = [SimulatedCell(f"c{number}", dict(zip(axes, values, strict=True))) for number, values in enumerate(crossed)]
     steps: dict[str, Callable[[Any], Any]] = {
         "load": load_results,
         "gather": gather,
@@ -219,7 +226,7 @@ def timed(records_count: int) -> dict[str, float]:
     }
     seconds = {}
     with TemporaryDirectory() as folder:
-        given: Any = simulated(Path(folder), (BASELINE, *ranks), examples=20, files=False)
+        given: Any = simulated(Path(folder), (BASELINE, *cells), examples=20, files=False)
         for name, step in steps.items():
             start = time.perf_counter()
             result = step(given)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -79,7 +80,7 @@ def test_a_plan_in_json_names_every_cell_and_imports_neither_torch_nor_pandas():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     cells = json.loads(done.stdout)["cells"]
-    assert len(cells) == 20
+    assert len(cells) == 21
     assert set(cells[0]) == {"id", "key", "parameters"}
     assert set(cells[0]["parameters"]) == set(Parameters.model_fields)
 
@@ -87,8 +88,8 @@ def test_a_plan_in_json_names_every_cell_and_imports_neither_torch_nor_pandas():
 @pytest.mark.parametrize(
     ("select", "counted", "warned"),
     [
-        ("lora and not aa", "1 cell, seeds 0, 1, 2: 3 runs", False),
-        ("lora", "2 cells, seeds 0, 1, 2: 9 runs", False),
+        ("lora-bf16 and not aa", "1 cell, seeds 0, 1, 2: 3 runs", False),
+        ("lora-bf16", "2 cells, seeds 0, 1, 2: 9 runs", False),
         ("nf4 and attention", "4 cells, seeds 0, 1, 2: 12 runs", True),
     ],
 )
@@ -173,6 +174,7 @@ def test_mistakes_are_told_all_at_once_and_nothing_is_written(tmp_path):
     [
         (["--seeds", "one"], "--seeds"),
         (["--seeds", "0-4294967295"], "4,294,967,296 seeds"),
+        (["--seeds", "0,1000"], "lora-bf16 and lora-bf16-aa would make the same run"),
         (["-k", "nf4 and ("], "-k"),
         (["-k", "nf5"], "nf5"),
         (["--gpus", "7"], "GPU 7 does not exist"),
@@ -238,7 +240,7 @@ def test_a_plan_of_memory_shows_each_cell_and_each_card():
     done = CliRunner().invoke(cli, ["plan", DEFAULT, "--memory"])
     assert done.exit_code == 0
     assert done.output.startswith("default: Which 4-bit settings")
-    assert "20 cells, seeds 0, 1, 2: 63 runs" in done.output
+    assert "21 cells, seeds 0, 1, 2: 66 runs" in done.output
     assert "default: predicted peak of training" in done.output
     assert "nf4-dq-bf16-all-linear" in done.output
     assert all(name in done.output for name in CARDS)
@@ -405,20 +407,30 @@ def with_seeds(results, *seeds):
     path.write_text("".join(json.dumps({**entry, "seed": seed}) + "\n" for seed in seeds for entry in made))
 
 
-@pytest.mark.slow
-def test_seeds_are_added_to_those_of_a_result_and_an_interruption_says_how_to_go_on(matrix, tmp_path):
-    results = tmp_path / "results"
-    assert bench("run", matrix, "--results", results).returncode == 0
-    with_seeds(results, 0, 1)
-    command = [*BENCH, "run", str(matrix), "--results", str(results), "--add-seeds", "2"]
+def interrupted(*arguments):
+    """Interrupt a run once its first worker is there, and return in one line what it has printed."""
+    command = [*BENCH, *map(str, arguments)]
     run = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     worker_of(run)
     run.send_signal(signal.SIGINT)
     said, _ = run.communicate(timeout=60)
     assert run.returncode == 130
-    assert said.startswith("tiny: adds seeds 2-3 to 0-1\n")
-    assert "tiny goes on with --seeds 0-3 instead of --add-seeds" in " ".join(said.split())
-    assert json.loads((results / "tiny" / "plan.json").read_text())["seeds"] == [0, 1, 2, 3]
+    return " ".join(said.split())
+
+
+@pytest.mark.slow
+def test_seeds_are_added_to_those_of_a_result_and_an_interruption_says_how_to_go_on(matrix, tmp_path):
+    results = tmp_path / "results"
+    assert bench("run", matrix, "--results", results).returncode == 0
+    with_seeds(results, 0, 1)
+    other = tmp_path / "other.yaml"
+    other.write_text(matrix.read_text().replace("name: tiny", "name: other"))
+    shutil.copytree(results / "tiny", results / "other")
+    said = interrupted("run", matrix, other, "--results", results, "--add-seeds", 2)
+    assert said.startswith("tiny: adds seeds 2-3 to 0-1 other: adds seeds 2-3 to 0-1 ")
+    assert said.endswith("; tiny, run alone, goes on with --seeds 0-3 instead of --add-seeds")
+    said = interrupted("run", matrix, "--results", results, "--add-seeds", 2)
+    assert said.endswith("; tiny goes on with --seeds 0-2 instead of --add-seeds")
 
     done = bench("run", matrix, "--results", results, "--add-seeds", "2")
     assert done.returncode == 0, done.stderr

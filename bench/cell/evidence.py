@@ -1,10 +1,13 @@
-"""Keep beside a record what its figures are made of: a row an example, and a row a layer, as Parquet."""
+"""Keep beside a record what its figures are made of: a row an example, and a row a layer, as Parquet.
+
+The record holds the hash of the file in `examples`, by which a reader can tell that it is the record's own. The files
+in `log_likelihoods` and `layers` have none.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -12,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
+from bench.cell import files
 from bench.cell.calibration import confidences
 from bench.cell.layers import LayerError
 from bench.cell.scoring import Scores
@@ -34,10 +38,10 @@ def write_examples(folder: Path, name: str, task: Task, before: Scores, after: S
 
     Raises:
         OSError: a file cannot be written.
+        ArrowException: the scores cannot be put into Parquet.
     """
     metadata = {"labels": json.dumps(task.labels, ensure_ascii=False), "task_sha256": task.sha256}
-    number_of = {label: number for number, label in enumerate(task.labels)}
-    truth = np.array([number_of[example.label] for example in task.test])
+    truth = task.truth
     rows = np.arange(len(truth))
     index = pa.array([example.index for example in task.test], pa.int32())
     scores = {"before": before.log_likelihoods, "after": after.log_likelihoods}
@@ -54,8 +58,8 @@ def write_examples(folder: Path, name: str, task: Task, before: Scores, after: S
         for when, found in scores.items()
     }
     content = _parquet(examples, metadata)
-    _put(folder / EXAMPLES / f"{name}.parquet", content)
-    _put(folder / LOG_LIKELIHOODS / f"{name}.parquet", _parquet({"index": index, **every_label}, metadata))
+    files.put(folder / EXAMPLES / f"{name}.parquet", content)
+    files.put(folder / LOG_LIKELIHOODS / f"{name}.parquet", _parquet({"index": index, **every_label}, metadata))
     return {"examples_sha256": hashlib.sha256(content).hexdigest()}
 
 
@@ -64,6 +68,7 @@ def write_layers(folder: Path, name: str, errors: Sequence[LayerError]) -> None:
 
     Raises:
         OSError: the file cannot be written.
+        ArrowException: the errors cannot be put into Parquet.
     """
     columns = {
         "module": pa.array([error.module for error in errors], pa.string()),
@@ -73,7 +78,7 @@ def write_layers(folder: Path, name: str, errors: Sequence[LayerError]) -> None:
             for column in ("rmse", "sigma", "rmse_per_sigma")
         },
     }
-    _put(folder / LAYERS / f"{name}.parquet", _parquet(columns, {}))
+    files.put(folder / LAYERS / f"{name}.parquet", _parquet(columns, {}))
 
 
 def _labels(numbers: np.ndarray, task: Task) -> pa.DictionaryArray:
@@ -100,14 +105,3 @@ def _encodings(schema: pa.Schema) -> Iterator[tuple[str, str]]:
         path, kind = (f"{field.name}.list.element", field.type.value_type) if is_list else (field.name, field.type)
         if kind in ENCODINGS:
             yield path, ENCODINGS[kind]
-
-
-def _put(path: Path, content: bytes) -> None:
-    """Write a file that appears only when it is complete, whoever else writes the same one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        draft.write_bytes(content)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)

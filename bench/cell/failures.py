@@ -62,10 +62,12 @@ class Shortage:
 HOST_OUT_OF_MEMORY = "can't allocate memory"
 OUT_OF_MEMORY = ("out of memory", HOST_OUT_OF_MEMORY, "_STATUS_ALLOC_FAILED")
 
+# A cell that has put nothing on its GPU yet finds it taken.
+BEFORE_THE_GPU: tuple[Phase, ...] = ("start", "reference")
+
 # What to try when memory ran out, by the phase in which it did, where nothing is known of the cell.
 OOM_HINTS: dict[Phase, str] = {
-    # A cell that has put nothing on its GPU yet finds it taken.
-    **dict.fromkeys(("start", "reference"), "other processes hold this GPU's memory: nvidia-smi lists them"),
+    **dict.fromkeys(BEFORE_THE_GPU, "other processes hold this GPU's memory: nvidia-smi lists them"),
     "load": "the weights themselves do not fit: quantize them (quant_type), or take a smaller model",
     "score_before": "scoring does not fit: take a shorter max_length",
     "adapt": "the fp32 cast or the adapters do not fit: try kbit_upcast: false, or a smaller lora_r",
@@ -73,6 +75,11 @@ OOM_HINTS: dict[Phase, str] = {
     "gradient_accumulation_steps to keep the product), or a shorter max_length",
     "score_after": "scoring does not fit: take a shorter max_length",
 }
+
+# What to try when a loss is not finite, in the phases that training comes before, and in the others.
+TRAINED: tuple[Phase, ...] = ("train", "score_after")
+TRAINED_HINT = "try a lower learning_rate, a lower max_grad_norm, or compute_dtype: bfloat16"
+UNTRAINED_HINT = "nothing is trained yet: float16 overflows above 65504, so try compute_dtype and load_dtype: bfloat16"
 
 
 def describe(error: BaseException, phase: Phase, shortage: Shortage | None = None) -> tuple[Status, str, str | None]:
@@ -87,10 +94,12 @@ def describe(error: BaseException, phase: Phase, shortage: Shortage | None = Non
     if isinstance(error, Invalid):
         return "invalid", message, error.fix
     if isinstance(error, Diverged):
-        return "diverged", message, "try a lower learning_rate, a lower max_grad_norm, or compute_dtype: bfloat16"
+        return "diverged", message, TRAINED_HINT if phase in TRAINED else UNTRAINED_HINT
     if is_out_of_memory(error):
-        what = shortage or ("the host has no more" if _is_of_the_host(error) else "the GPU has no more")
-        return "oom", f"out of memory in phase {phase}: {what}", OOM_HINTS.get(phase)
+        of_the_host = _is_of_the_host(error)
+        what = shortage or ("the host has no more" if of_the_host else "the GPU has no more")
+        hint = None if of_the_host and phase in BEFORE_THE_GPU else OOM_HINTS.get(phase)
+        return "oom", f"out of memory in phase {phase}: {what}", hint
     return "crashed", f"{type(error).__name__}: {message}", "the worker's log holds the traceback"
 
 

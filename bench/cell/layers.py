@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import bitsandbytes as bnb
+import numpy as np
 import torch
 from huggingface_hub import try_to_load_from_cache
 from safetensors import safe_open
@@ -17,16 +19,21 @@ from transformers.pytorch_utils import Conv1D
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from bench.cell import sources
-from bench.cell.precision import DTYPES
 from bench.matrix.parameters import Parameters
 
 # Compared at a time: three float32 tensors of so many elements are alive at once, and a 16-bit one.
 SLICE_ELEMENTS = 4 * 1024**2
+# A variance below this share of the mean square is what rounding leaves of constant weights: their sums within rows are
+# float32.
+ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
 class LayerError:
-    """A quantized layer: `rmse` is the root mean square of its weights' errors, `sigma` its own weights' deviation."""
+    """A quantized layer: `rmse` is the root mean square of its weights' errors, `sigma` its own weights' deviation.
+
+    Both are NaN or infinite where weights are, or where their squares overflow.
+    """
 
     module: str
     weights_count: int
@@ -35,28 +42,26 @@ class LayerError:
 
     @property
     def rmse_per_sigma(self) -> float:
-        return self.rmse / self.sigma
+        return self.rmse / self.sigma if self.sigma else math.nan
 
 
 def summary(errors: Sequence[LayerError]) -> dict[str, float | int]:
     """Return the measures of a model's layers: their mean weighted by size, their largest, and how many they are.
 
-    Nothing is returned for no layers.
+    Nothing is returned for no layers. A layer whose error is NaN makes both figures NaN.
     """
     if not errors:
         return {}
-    weights_count = sum(error.weights_count for error in errors)
+    ratios = [error.rmse_per_sigma for error in errors]
     return {
-        "weight_error": sum(error.rmse_per_sigma * error.weights_count for error in errors) / weights_count,
-        "weight_error_max": max(error.rmse_per_sigma for error in errors),
+        "weight_error": float(np.average(ratios, weights=[error.weights_count for error in errors])),
+        "weight_error_max": float(np.max(ratios)),  # the built-in max() may pass over NaN
         "weight_error_layers_count": len(errors),
     }
 
 
 @torch.inference_mode()
-def weight_errors(
-    model: PreTrainedModel, parameters: Parameters, cache_dir: Path | None, trust_remote_code: bool = False
-) -> tuple[LayerError, ...]:
+def weight_errors(model: PreTrainedModel, parameters: Parameters, cache_dir: Path | None) -> tuple[LayerError, ...]:
     """Compare each quantized layer with the tensor of the checkpoint that it was loaded from, in the model's order.
 
     The layer is what bitsandbytes dequantizes. The checkpoint's values are taken as they are stored, before the cast to
@@ -64,16 +69,15 @@ def weight_errors(
     float32 values, their sums float64. On the model's device there are one dequantized layer and 64 MiB at a time.
 
     A layer is left out where the checkpoint has no tensor of its name and shape, as where Transformers renames or joins
-    tensors while it loads, and where all its weights are zero. Nothing is returned for random weights, or a checkpoint
-    without safetensors.
+    tensors while it loads, and where its weights are constant, such as zero. Nothing is returned for random weights, or
+    a checkpoint without safetensors.
 
     Raises:
         Invalid: the checkpoint is no longer where the model was loaded from.
     """
     if not parameters.quantized or parameters.weights == "random":
         return ()
-    source = sources.find(parameters, cache_dir, model.device, DTYPES[parameters.load_dtype], trust_remote_code)
-    files = _files(str(source.path), parameters.revision)
+    files = _files(*sources.checkpoint(parameters, cache_dir))
     found: list[tuple[str, int]] = []
     sums: list[torch.Tensor] = []
     for name, module in model.named_modules():
@@ -87,13 +91,14 @@ def weight_errors(
         return ()
     # One transfer for all layers.
     errors = (_error(*layer, *of_layer) for layer, of_layer in zip(found, torch.stack(sums).tolist(), strict=True))
-    return tuple(error for error in errors if error.sigma > 0)
+    return tuple(error for error in errors if error.sigma != 0 or not math.isfinite(error.rmse))
 
 
 def _error(module: str, weights_count: int, squared_error: float, total: float, squared: float) -> LayerError:
-    mean = total / weights_count
-    variance = max(0.0, squared / weights_count - mean**2)
-    return LayerError(module, weights_count, (squared_error / weights_count) ** 0.5, variance**0.5)
+    mean_square = squared / weights_count
+    variance = mean_square - (total / weights_count) ** 2
+    sigma = 0.0 if variance < ROUNDING * mean_square else math.sqrt(variance)  # NaN is not below anything
+    return LayerError(module, weights_count, math.sqrt(squared_error / weights_count), sigma)
 
 
 # A layer --------------------------------------------------------------------------------------------------------------

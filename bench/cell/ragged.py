@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,6 +13,8 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
+
+from bench.cell import files
 
 Item_co = TypeVar("Item_co", covariant=True)
 
@@ -62,10 +63,4 @@ def keep(folder: Path, key: str, make: Callable[[], Sequence[tuple[int, ...]]]) 
 
 def write(path: Path, tensors: dict[str, torch.Tensor]) -> None:
     """Write tensors to a file that appears only when it is complete, whoever else writes the same one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        draft.write_bytes(save(tensors))
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    files.put(path, save(tensors))

@@ -1,7 +1,9 @@
 """What the 16-bit model answers to a task's held-out prompts, to tell by comparison what quantization alone does.
 
 It is computed once for a run's cells with the same model and prompts, in a process of its own, since a cell's memory
-figures are those of a fresh process. A file keeps it; a failure is kept too, so that it costs no cell more than one.
+figures are those of a fresh process. A file keeps it. A failure that another try would only repeat is kept too, so that
+one cell pays for it. No cell gives more than half of its `timeout` to waiting and computing together; it then goes on
+without a reference, and a computation that took so long is a failure that is kept.
 """
 
 from __future__ import annotations
@@ -13,10 +15,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -28,8 +33,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bench.cell import encoding, heads, meters, precision, quantize, ragged, scoring, shared, sources, trie
 from bench.cell.channel import Send
-from bench.cell.devices import to_device
 from bench.cell.failures import Shortage, describe
+from bench.cell.meters import time_s
 from bench.cell.ragged import Rows
 from bench.cell.scoring import SCORING_VERSION, Scores
 from bench.cell.tasks import Task, load_task, subset
@@ -43,6 +48,14 @@ REFERENCE_VERSION = 1
 # Prompts whose next token is compared, a fixed stratified subset: each costs a number for every token of a vocabulary.
 NEXT_TOKEN_PROMPTS = 256
 
+# Of a cell's timeout, what it spends at most on waiting for a reference and on having it computed.
+TIMEOUT_SHARE = 0.5
+LOCK_POLL_S = 0.2
+
+SIGNAL_NAMES: dict[int, str] = {number.value: number.name for number in signal.Signals}
+# What others send to end a process, such as the kernel where the host has no more memory: another try may go well.
+FROM_OUTSIDE: frozenset[int] = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGKILL})
+
 Progress = Callable[[int, int], None]
 
 
@@ -52,11 +65,15 @@ class Unavailable(Exception):
 
 @dataclass(frozen=True)
 class HeldOut:
-    """A task's test part as tokens: its prompts in the task's order, and its labels."""
+    """A task's test part as tokens: its prompts and its labels, both in the task's order."""
 
     task: Task
     prompts: Rows[tuple[int, ...]]
-    labels: tuple[tuple[int, ...], ...]
+    label_tokens: tuple[tuple[int, ...], ...]
+
+    @cached_property
+    def label_trie(self) -> trie.Trie:
+        return trie.build(self.label_tokens)
 
     @property
     def next_token_rows(self) -> list[int]:
@@ -92,9 +109,9 @@ def encode(tokenizer: PreTrainedTokenizerBase, task: Task, max_length: int, cach
     Raises:
         Invalid: the tokenizer cannot tell the labels apart, or `max_length` has no room for a prompt.
     """
-    labels = encoding.encode_labels(tokenizer, task.labels)
-    tests = encoding.encode_examples(tokenizer, task.test, task.labels, labels, max_length, cache_dir)
-    return HeldOut(task, tests.prompts, labels)
+    label_tokens = encoding.encode_labels(tokenizer, task.labels)
+    tests = encoding.encode_examples(tokenizer, task.test, task.labels, label_tokens, max_length, cache_dir)
+    return HeldOut(task, tests.prompts, label_tokens)
 
 
 def sixteen_bit(parameters: Parameters, device: torch.device) -> Parameters:
@@ -124,7 +141,7 @@ def key(parameters: Parameters, held_out: HeldOut, device: torch.device) -> str:
         _identity(asked),
         asked.compute_dtype,
         asked.attn_implementation,
-        held_out.labels,
+        held_out.label_tokens,
         [held_out.prompts[row] for row in range(len(held_out.prompts))],
         held_out.next_token_rows,
         shared.machine(device),
@@ -157,29 +174,78 @@ def obtain(folder: Path, key: str, request: Request, progress: Progress = lambda
     Args:
         folder: what cells of a run share.
         key: by the function of that name.
-        request: the cell's own.
+        request: the cell's own, whose `timeout` bounds this.
         progress: called with the number of prompts scored and their total, where it is computed now.
 
     Raises:
-        Unavailable: it could not be computed, now or earlier, or not be kept.
+        Unavailable: it could not be computed, now or earlier, or not in time, or not be kept.
     """
     path = folder / f"reference-{key[:32]}.safetensors"
     failure = path.with_suffix(".json")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with path.with_suffix(".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # until the file is closed, or this process has ended
+    parameters = Parameters.model_validate(dict(request.parameters))
+    deadline = Deadline(time_s() + TIMEOUT_SHARE * parameters.timeout, parameters.timeout)
+    with _locked(path.with_suffix(".lock"), deadline):
+        if found := _read(path, key):
+            return found
+        if (reason := _failure(failure)) is None:
+            reason = _have_computed(request, parameters, path, deadline, progress)
             if found := _read(path, key):
                 return found
-            if (reason := _failure(failure)) is None:
-                reason = _have_computed(request, path, progress)
-                if found := _read(path, key):
-                    return found
-                reason = reason or f"{path} cannot be read"
+            reason = reason or f"{path} cannot be read"
+            with _writing(folder):
                 failure.write_text(json.dumps({"reason": reason}) + "\n", encoding="utf-8")
+    raise Unavailable(f"{reason}; remove {failure} to try again")
+
+
+@dataclass(frozen=True)
+class Deadline:
+    """When a cell goes on without a reference, by `time_s`, and the `timeout` of which that is a share."""
+
+    at_s: float
+    timeout_s: float
+
+    @property
+    def left_s(self) -> float:
+        return self.at_s - time_s()
+
+    def __str__(self) -> str:
+        return f"within half of a cell's timeout of {self.timeout_s:g} s; raise timeout"
+
+
+@contextmanager
+def _locked(path: Path, deadline: Deadline) -> Iterator[None]:
+    """Hold the lock on a file, which ends with the process at the latest.
+
+    Raises:
+        Unavailable: the file cannot be written, or somebody else still holds the lock at the deadline.
+    """
+    with _writing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.open("w")
+    with lock:
+        while not _has_locked(lock):
+            if deadline.left_s <= 0:
+                raise Unavailable(f"another cell did not have it {deadline}")
+            time.sleep(LOCK_POLL_S)
+        yield
+
+
+def _has_locked(lock: IO[str]) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        raise Unavailable(f"{lock.name} cannot be locked: {error}; see to it that its file system has locks") from error
+    return True
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise Unavailable(f"{error}; see to it that {folder} can be written") from error
-    raise Unavailable(f"{reason}; remove {failure} to try again")
 
 
 def _read(path: Path, key: str) -> Reference | None:
@@ -197,14 +263,19 @@ def _failure(path: Path) -> str | None:
     return None
 
 
-def _have_computed(request: Request, path: Path, progress: Progress) -> str | None:
+def _have_computed(
+    request: Request, parameters: Parameters, path: Path, deadline: Deadline, progress: Progress
+) -> str | None:
     """Have a process of its own compute a reference, wait for it, and return what failed there, if anything did.
 
-    The process imports what this one imports, computes with as many threads, and ends when this one does.
+    The process imports what this one imports, computes with as many threads, and ends when this one does, or at the
+    deadline.
+
+    Raises:
+        Unavailable: it failed in a way that another try may not: it cannot be started, or somebody else ended it.
     """
-    device = torch.device(request.device)
-    parameters = sixteen_bit(Parameters.model_validate(dict(request.parameters)), device)
-    asked = replace(request, parameters=parameters.model_dump(mode="json"), evidence_dir=None)
+    plain = sixteen_bit(parameters, torch.device(request.device))
+    asked = replace(request, parameters=plain.model_dump(mode="json"), evidence_dir=None)
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": str(torch.get_num_threads()),
@@ -212,22 +283,49 @@ def _have_computed(request: Request, path: Path, progress: Progress) -> str | No
         "QLORA_BENCH_PARENT": str(os.getpid()),
     }
     command = (sys.executable, "-P", "-m", "bench.cell", "reference", str(path))
-    with subprocess.Popen(
-        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8"
-    ) as process:
-        with suppress(BrokenPipeError), cast(IO[str], process.stdin) as stdin:
-            stdin.write(asked.to_json())
-        for line in cast(IO[str], process.stdout):
-            if not line.endswith("\n"):  # it was ended while it spoke
-                break
-            message = json.loads(line)
-            if message["kind"] == "end":
-                reason: str | None = message["message"]
-                return reason
-            progress(message["done"], message["total"])
-    if process.returncode < 0:
-        return f"its process was ended by {signal.Signals(-process.returncode).name}"
-    return f"its process ended with code {process.returncode} (the cell's log may say why)"
+    try:
+        # What others print at its start is passed over, whatever its encoding.
+        process = subprocess.Popen(
+            command,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            encoding="utf-8",
+            errors="replace",
+        )
+    except OSError as error:
+        why = f"its process cannot be started: {error}"
+        raise Unavailable(f"{why}; see to it that {sys.executable} can run, and one process more") from error
+    killer = threading.Timer(max(0.0, deadline.left_s), process.kill)
+    killer.start()
+    try:
+        with process:
+            with suppress(BrokenPipeError), cast(IO[str], process.stdin) as stdin:
+                stdin.write(asked.to_json())
+            for line in cast(IO[str], process.stdout):
+                match _parsed(line):
+                    case {"kind": "end", "message": None | str() as reason}:
+                        return reason
+                    case {"kind": "progress", "done": int() as done, "total": int() as total}:
+                        progress(done, total)
+    finally:
+        killer.cancel()
+    if process.returncode >= 0:
+        return f"its process ended with code {process.returncode} (the cell's log may say why)"
+    number = -process.returncode
+    if number == signal.SIGKILL and deadline.left_s <= 0:
+        return f"it was not computed {deadline}"
+    reason = f"its process was ended by {SIGNAL_NAMES.get(number, f'signal {number}')}"
+    if number in FROM_OUTSIDE:
+        raise Unavailable(f"{reason}; the next cell that needs it tries again")
+    return reason
+
+
+def _parsed(line: str) -> Any:
+    """Return what a line says; None where it is not JSON, as where a library prints it, or where it is torn."""
+    with suppress(ValueError):
+        return json.loads(line)
+    return None
 
 
 # In the process of its own --------------------------------------------------------------------------------------------
@@ -261,7 +359,7 @@ def compute(request: Request, path: Path, progress: Progress, shortages: list[Sh
     heads.check_supported(model, parameters.max_length)
     model.eval()
     with precision.autocast(parameters, device):
-        scores = scoring.score(model, held_out.prompts, trie.build(held_out.labels), progress)
+        scores = scoring.score(model, held_out.prompts, held_out.label_trie, progress)
         next_tokens = _next_tokens(model, held_out.next_token_prompts)
     ragged.write(
         path,
@@ -279,49 +377,3 @@ def _next_tokens(model: PreTrainedModel, prompts: list[tuple[int, ...]]) -> torc
     for rows, found in parts:
         result[rows] = found
     return result
-
-
-# Comparison -----------------------------------------------------------------------------------------------------------
-
-
-def compare_labels(reference: Scores, found: Scores) -> dict[str, float]:
-    """Return how far a base's distributions over the labels are from the 16-bit model's, as a mean over examples."""
-    of_reference, of_found = (torch.from_numpy(scores.log_likelihoods) for scores in (reference, found))
-    return {
-        "label_kl_before": divergences(of_reference, of_found).mean().item(),
-        "label_agreement_before": (of_reference.argmax(-1) == of_found.argmax(-1)).double().mean().item(),
-    }
-
-
-@torch.inference_mode()
-def compare_next_tokens(
-    model: PreTrainedModel, prompts: list[tuple[int, ...]], reference: torch.Tensor
-) -> dict[str, float | int]:
-    """Return how far a base's next tokens are from the 16-bit model's, as a mean over prompts.
-
-    Args:
-        model: the base in evaluation mode, called in whatever autocast context is active.
-        prompts: `HeldOut.next_token_prompts`.
-        reference: what the 16-bit model says to them, by `Reference.next_tokens`.
-    """
-    divergence, agreement = [], []
-    for rows, found in scoring.next_tokens(model, prompts):
-        wanted = to_device(reference[rows], model.device)
-        with torch.autocast(model.device.type, enabled=False):
-            divergence.append(divergences(wanted, found))
-        agreement.append(wanted.argmax(-1) == found.argmax(-1))
-    return {
-        "next_token_prompts_count": len(prompts),
-        "next_token_kl_before": torch.cat(divergence).mean().item(),
-        "next_token_agreement_before": torch.cat(agreement).double().mean().item(),
-    }
-
-
-def divergences(reference: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
-    """Return the Kullback-Leibler divergence KL(reference || found) of each row, float64, nats.
-
-    Both are log-probabilities, [rows, outcomes], up to a constant a row: they are normalized in float64, since what
-    rounding in float32 leaves of a row's sum could pass for a divergence below zero.
-    """
-    p, q = (rows.double().log_softmax(-1) for rows in (reference, found))
-    return (p.exp() * (p - q)).sum(-1).clamp(min=0.0)

@@ -27,6 +27,9 @@ from bench.cell.scoring import SCORING_VERSION, Scores, rooms
 from bench.cell.trie import Trie
 from bench.matrix.parameters import Parameters
 
+# Part of what a base is found by: raise it when its layers or its comparisons are computed otherwise.
+BASE_VERSION = 1
+
 PACKAGES = ("torch", "transformers", "bitsandbytes")
 
 
@@ -46,15 +49,17 @@ class Base:
 def key(
     model: PreTrainedModel,
     prompts: Rows[tuple[int, ...]],
-    labels: Trie,
+    trie: Trie,
     parameters: Parameters,
     reference_key: str | None = None,
 ) -> str:
     """Return a hash of all that a base's figures depend on: its bytes, the tokens, the arithmetic, the machine.
 
-    `reference_key` is that of the 16-bit model's answers that they are compared with, if there are any.
+    `trie` is that of the labels' tokens. `reference_key` is that of the 16-bit model's answers that they are compared
+    with, if there are any.
     """
     facts = (
+        BASE_VERSION,
         SCORING_VERSION,
         storage.sha256(model),
         model.config.to_json_string(use_diff=False),
@@ -63,7 +68,7 @@ def key(
         parameters.attn_implementation,
         rooms(model),  # they decide how many prompts share a forward, and so the last bits
         [prompts[row] for row in range(len(prompts))],
-        [tensor.tolist() for tensor in (labels.tokens, labels.edge_from, labels.edge_token, labels.paths)],
+        [tensor.tolist() for tensor in (trie.tokens, trie.edge_from, trie.edge_token, trie.paths)],
         reference_key,
         machine(model.device),
     )

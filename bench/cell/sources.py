@@ -82,7 +82,7 @@ def find(
             config = shape_config(parameters, trust_remote_code)
             tensors = random_weights(config, device, dtype, trust_remote_code)
             return Source(None, config, None, {"state_dict": tensors})
-        path, revision = _checkpoint(parameters, cache_dir)
+        path, revision = checkpoint(parameters, cache_dir)
         config = _read_config(parameters.model, path, revision, trust_remote_code)
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
         arguments = {"revision": revision} if revision else {}
@@ -102,14 +102,18 @@ def find_tokenizer(
             gguf = packaged_gguf()  # its weights are not unpacked for a tokenizer
             path, arguments = str(gguf.parent), dict[str, Any](gguf_file=gguf.name)
         else:
-            path, revision = _checkpoint(parameters, cache_dir)
+            path, revision = checkpoint(parameters, cache_dir)
             arguments = dict[str, Any](revision=revision, trust_remote_code=trust_remote_code)
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, **arguments)
         return tokenizer
 
 
-def _checkpoint(parameters: Parameters, cache_dir: Path | None) -> tuple[str, str | None]:
-    """Return the path or hub id of a cell's weights and their revision; those that are packaged are made if need be."""
+def checkpoint(parameters: Parameters, cache_dir: Path | None) -> tuple[str, str | None]:
+    """Return the path or hub id of a cell's weights and their revision; those that are packaged are made if need be.
+
+    Raises:
+        Invalid: a path is given and no folder is there, or the packaged weights cannot be made.
+    """
     if parameters.model == PACKAGED_MODEL:
         return str(_checked_checkpoint(cache_dir or default_cache_dir())), None
     return place(parameters.model), parameters.revision

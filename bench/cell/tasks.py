@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
+import numpy as np
+
 from bench.cell.failures import Invalid
 from bench.matrix.tasks import FILES, PARTS, TASKS, KnownTask
 
@@ -44,6 +46,12 @@ class Task:
         for example in (*self.train, *self.test):
             digest.update(f"{example.index}\0{example.text}\0{example.label}\0".encode())
         return digest.hexdigest()
+
+    @property
+    def truth(self) -> np.ndarray:
+        """The number of each test example's own label among `labels`, int64 [examples]."""
+        numbers = {label: number for number, label in enumerate(self.labels)}
+        return np.array([numbers[example.label] for example in self.test], dtype=np.int64)
 
 
 def load_task(

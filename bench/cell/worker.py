@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from transformers import PreTrainedModel, set_seed
 
 from bench.cell import (
     adapters,
+    divergence,
     encoding,
     evidence,
     heads,
@@ -33,7 +35,6 @@ from bench.cell import (
     shared,
     sources,
     storage,
-    trie,
 )
 from bench.cell.channel import Send
 from bench.cell.devices import synchronize
@@ -167,9 +168,8 @@ def predict_cell(request: Request, report: Report, shortage: Shortage | None = N
             return None
         context_bytes = int(report.measures.get("context_bytes") or 0)
         return prediction.what_suffices(parameters, config, shape, kernels, shortage.limit_bytes, context_bytes)
-    except Exception as error:  # the cell's own result stands
-        traceback.print_exc(file=sys.stderr)
-        report.warnings.append(f"no prediction of memory: {type(error).__name__}: {first_line(error)}")
+    except Exception as error:
+        warn_of(report, "prediction of memory", error)
         return None
 
 
@@ -200,11 +200,11 @@ def run_cell(request: Request, report: Report) -> None:
         tokenizer = sources.find_tokenizer(parameters, cache_dir, request.trust_remote_code)
         held_out = reference.encode(tokenizer, task, parameters.max_length, cache_dir)
         examples = encoding.encode_examples(
-            tokenizer, task.train, task.labels, held_out.labels, parameters.max_length, cache_dir
+            tokenizer, task.train, task.labels, held_out.label_tokens, parameters.max_length, cache_dir
         )
         # Until here this process has put nothing on the GPU, which the 16-bit model may need for itself.
         in_16_bits = ask_in_16_bits(request, parameters, held_out, report)
-        quality = Quality(request, parameters, held_out, trie.build(held_out.labels), in_16_bits)
+        quality = Quality(request, parameters, held_out, in_16_bits)
     context_bytes = measures["context_bytes"] = meters.context_bytes(device)
     if parameters.vram_limit is not None and context_bytes is not None:
         measures["cap_bytes"] = cap(parameters.vram_limit, context_bytes, device)
@@ -245,12 +245,14 @@ def ask_in_16_bits(request: Request, parameters: Parameters, held_out: HeldOut, 
     if request.shared_dir is None:
         return None
     with report.during("reference"):
-        key = reference.key(parameters, held_out, report.device)
         try:
+            key = reference.key(parameters, held_out, report.device)
             return reference.obtain(Path(request.shared_dir), key, request, report.progress)
         except reference.Unavailable as error:
             report.warnings.append(f"no 16-bit reference: {error}")
-            return None
+        except Exception as error:
+            warn_of(report, "16-bit reference", error)
+    return None
 
 
 @dataclass(frozen=True)
@@ -260,12 +262,13 @@ class Quality:
     request: Request
     parameters: Parameters
     held_out: HeldOut
-    labels: trie.Trie
     reference: Reference | None
 
     def before(self, model: PreTrainedModel, report: Report) -> Scores:
         """Score the base, or take what a cell with the same base has left; the phase is left out then."""
         base = self._base(model, report)
+        # Training starts with the same blocks in the allocator, whether or not the base was scored here.
+        torch.cuda.empty_cache()
         report.measures.update(base.measures)
         report.measures.update(layers.summary(base.layers))
         if self.request.evidence_dir and base.layers:
@@ -286,47 +289,61 @@ class Quality:
                 )
 
     def _base(self, model: PreTrainedModel, report: Report) -> Base:
-        folder = Path(self.request.shared_dir) if self.request.shared_dir else None
+        """Return what is found out about the base, here or by a cell with the same one."""
+        report.provenance["score_before_reused"] = False
+        if self.request.shared_dir is None:
+            return self._find_out(model, report)[0]
+        folder = Path(self.request.shared_dir)
         reference_key = self.reference.key if self.reference else None
-        key = shared.key(model, self.held_out.prompts, self.labels, self.parameters, reference_key) if folder else ""
-        base = shared.read(folder, key) if folder else None
-        report.provenance["score_before_reused"] = base is not None
-        if base is None:
-            errors = self._weight_errors(model, report)
-            with report.during("score_before"):
-                scores = self._score(model, report)
-                base = Base(scores, self._compared(model, scores, report), errors or ())
-            if folder and errors is not None:
-                shared.write(folder, key, base)
-        # Training starts with the same blocks in the allocator, whether or not the base was scored here.
-        torch.cuda.empty_cache()
+        key = shared.key(model, self.held_out.prompts, self.held_out.label_trie, self.parameters, reference_key)
+        if found := shared.read(folder, key):
+            report.provenance["score_before_reused"] = True
+            return found
+        base, is_complete = self._find_out(model, report)
+        if is_complete:
+            shared.write(folder, key, base)
         return base
 
+    def _find_out(self, model: PreTrainedModel, report: Report) -> tuple[Base, bool]:
+        """Score the base, compare it, and tell whether nothing failed on the way.
+
+        Both comparisons stand outside of the phase, whose peaks and time are those of scoring alone.
+        """
+        errors = self._weight_errors(model, report)
+        with report.during("score_before"):
+            scores = self._score(model, report)
+        compared = self._compared(model, scores, report)
+        return Base(scores, compared or {}, errors or ()), errors is not None and compared is not None
+
     def _weight_errors(self, model: PreTrainedModel, report: Report) -> tuple[layers.LayerError, ...] | None:
-        """Compare the weights between the phases, whose peaks and times are the model's own; None where that fails."""
+        """Compare the weights with the checkpoint's; None where that fails."""
         _, cache_dir = sources.folders(self.request)
         try:
-            return layers.weight_errors(model, self.parameters, cache_dir, self.request.trust_remote_code)
-        except Exception as error:  # the cell's own result stands
-            traceback.print_exc(file=sys.stderr)
-            report.warnings.append(f"no errors of weights: {type(error).__name__}: {first_line(error)}")
+            return layers.weight_errors(model, self.parameters, cache_dir)
+        except Exception as error:
+            warn_of(report, "errors of weights", error)
             return None
         finally:
             torch.cuda.empty_cache()
 
-    def _compared(self, model: PreTrainedModel, scores: Scores, report: Report) -> dict[str, float | int]:
+    def _compared(self, model: PreTrainedModel, scores: Scores, report: Report) -> dict[str, float | int] | None:
+        """Compare a scored base with the 16-bit model; empty where there is none, None where that fails."""
         if self.reference is None:
             return {}
-        with precision.autocast(self.parameters, report.device):
-            next_tokens = reference.compare_next_tokens(
-                model, self.held_out.next_token_prompts, self.reference.next_tokens()
-            )
-        return {**reference.compare_labels(self.reference.scores, scores), **next_tokens}
+        try:
+            with precision.autocast(self.parameters, report.device):
+                next_tokens = divergence.compare_next_tokens(
+                    model, self.held_out.next_token_prompts, self.reference.next_tokens()
+                )
+            return {**divergence.compare_labels(self.reference.scores, scores), **next_tokens}
+        except Exception as error:
+            warn_of(report, "comparison with the 16-bit model", error)
+            return None
 
     def _score(self, model: PreTrainedModel, report: Report) -> Scores:
         model.eval()
         with precision.autocast(self.parameters, report.device):
-            return scoring.score(model, self.held_out.prompts, self.labels, report.progress)
+            return scoring.score(model, self.held_out.prompts, self.held_out.label_trie, report.progress)
 
     def _measures(self, scores: Scores, when: str) -> dict[str, float]:
         """Return the figures under names that end in `when`.
@@ -335,12 +352,10 @@ class Quality:
             Diverged: the loss is not finite, so that the figures mean nothing.
         """
         task = self.held_out.task
-        numbers = {label: number for number, label in enumerate(task.labels)}
-        truth = np.array([numbers[example.label] for example in task.test])
-        found = scores.measures(truth, when)
+        found = scores.measures(task.truth, when)
         if not math.isfinite(loss := found[f"heldout_loss_{when}"]):
             raise Diverged(f"the held-out loss {when} training is {loss}")
-        return {"eval_examples_count": len(truth), "labels_count": len(task.labels), **found}
+        return {"eval_examples_count": len(task.test), "labels_count": len(task.labels), **found}
 
 
 @contextmanager
@@ -348,8 +363,14 @@ def warned_of(report: Report, what: str) -> Iterator[None]:
     """Turn a file that cannot be written into a warning: the record has the figures that it would have explained."""
     try:
         yield
-    except OSError as error:
+    except (OSError, pa.ArrowException) as error:
         report.warnings.append(f"{what} could not be kept: {error}")
+
+
+def warn_of(report: Report, what: str, error: Exception) -> None:
+    """Turn the error being handled into a warning that there is no `what`: the cell's own result stands without it."""
+    traceback.print_exc(file=sys.stderr)
+    report.warnings.append(f"no {what}: {type(error).__name__}: {first_line(error)}")
 
 
 def train_cell(

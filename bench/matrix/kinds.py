@@ -13,7 +13,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
 
 from bench.matrix.cards import LEAST_BYTES, card_named, size_of
-from bench.matrix.parameters import Parameters
+from bench.matrix.parameters import LARGEST_SEED, Parameters
 
 # Counts beyond this are slips of the keyboard; the memory of a card in bytes is far below.
 LARGEST_WHOLE = 10**15
@@ -33,6 +33,7 @@ _BOUNDS_IN_WORDS: dict[Bounds, tuple[str, str]] = {
     (("ge", 0),): ("of zero or more", ">= 0"),
     (("ge", 8),): ("of 8 or more", ">= 8"),
     (("ge", 0), ("le", 1)): ("from 0 to 1", "from 0 to 1"),
+    (("ge", 0), ("le", LARGEST_SEED)): (f"from 0 to {LARGEST_SEED}", f"from 0 to {LARGEST_SEED}"),
     (("ge", 0), ("lt", 1)): ("from 0 to below 1", "from 0 to below 1"),
 }
 

@@ -1,4 +1,4 @@
-"""What was most likely meant by a limit of memory that cannot be read, in a matrix or behind `--card`."""
+"""What was most likely meant by a limit of memory that cannot be read, in a matrix or behind an option."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ _MOST_SLIPS = 4  # more cards than these are no suggestion
 _LONGEST = 60  # no card's name is longer, however its maker writes it
 
 
-def read_cards(texts: Iterable[str]) -> tuple[Card, ...]:
-    """Read what stands behind `--card`: names of cards, or sizes such as 20GB; each once.
+def read_cards(texts: Iterable[str], option: str = "--card") -> tuple[Card, ...]:
+    """Read what stands behind `option`: names of cards, or sizes such as 20GB; each once.
 
     Raises:
         BenchError: one is neither, or is less than CUDA itself takes.
@@ -51,10 +51,10 @@ def read_cards(texts: Iterable[str]) -> tuple[Card, ...]:
             card = card_of(int(plain) if plain.isdecimal() and int(plain[:_LONGEST]) >= FEWEST_BYTES else plain)
         except ValueError as error:
             raw = int(text) if text.isdecimal() and len(text) <= _LONGEST else text
-            what = f"--card: {quoted(text)} is neither a card nor a size such as 20GB"
+            what = f"{option}: {quoted(text)} is neither a card nor a size such as 20GB"
             raise BenchError(what, advice(raw) or known_cards()) from error
         if card.memory_bytes < LEAST_BYTES:
-            raise BenchError(f"--card: nothing can run in {quoted(text)}", ABOVE_CONTEXT)
+            raise BenchError(f"{option}: nothing can run in {quoted(text)}", ABOVE_CONTEXT)
         cards[card.name] = card
     return tuple(cards.values())
 

@@ -15,6 +15,7 @@ from bench.matrix.cards import card_of
 from bench.matrix.models import PACKAGED_MODEL, SHAPES
 
 FOUR_BIT = ("nf4", "fp4")
+LARGEST_SEED = 2**32 - 1
 
 Dtype = Literal["bfloat16", "float16", "float32"]
 Count = Annotated[int, Field(gt=0)]
@@ -28,7 +29,7 @@ DERIVED: dict[str, tuple[str, Callable[[Mapping[str, Any]], Any]]] = {
 }
 
 # Parameters that came after protocol 2 did. A key leaves them out where they have their default, so that a cell keeps
-# the records it had before; when PROTOCOL_VERSION is raised, this becomes empty.
+# the records it had before; those are read with that default, so that a name stays here, whatever the protocol.
 LATER = ("seed_offset",)
 
 
@@ -90,8 +91,8 @@ class Parameters(BaseModel):
         None, description="memory of the card to run as: bytes, 16GB, 14.5GiB, or a card such as T4"
     )
     timeout: Annotated[float, Field(gt=0)] = Field(3600.0, description="seconds for the whole cell")
-    seed_offset: Annotated[int, Field(ge=0)] = Field(
-        0, description="added to the seed of a run: another draw of adapters and batches"
+    seed_offset: Annotated[int, Field(ge=0, le=LARGEST_SEED)] = Field(
+        0, description="added to the seed: another draw of adapters and batches; exceed the span of the seeds"
     )
 
     @model_validator(mode="before")

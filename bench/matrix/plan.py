@@ -9,14 +9,15 @@ from typing import Any
 
 from bench.errors import BenchError
 from bench.matrix.expand import Cell, Matrix
-from bench.matrix.schema import LARGEST_SEED
+from bench.matrix.parameters import LARGEST_SEED, Parameters
 from bench.matrix.select import select_cells
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One cell with one seed. `position` is its place in the block of that seed, from 1.
+    """One cell with one seed. `position` is its place in the plan's block of that seed, from 1.
 
+    On several GPUs jobs do not start in that order throughout; a selection makes a shorter block, counted by itself.
     `repeat` is 1 where the baseline runs once more at the end of a block, and otherwise 0.
     """
 
@@ -42,7 +43,7 @@ class Plan:
 
 
 def plan(matrix: Matrix, select: str | None = None, seeds: Sequence[int] | None = None) -> Plan:
-    """Order the jobs of a matrix in blocks, one a seed, so that a run cut short has compared every cell once.
+    """Order the jobs of a matrix in blocks, one a seed: once the first block is through, every cell is compared.
 
     In a block the baseline runs first and the other cells are shuffled: in a fixed order, whatever drifts while a run
     goes on (clocks, temperature, what else the host does) would favour the same cells each time. Where there is
@@ -52,11 +53,12 @@ def plan(matrix: Matrix, select: str | None = None, seeds: Sequence[int] | None 
 
     Raises:
         BenchError: `select` cannot be read or selects nothing, or `seeds` are not distinct numbers a seed may be, with
-            each cell's seed_offset added.
+            each cell's seed_offset added; or two cells that differ in seed_offset only would make the same run.
     """
     cells = select_cells(matrix.cells, select) if select is not None else matrix.cells
     chosen = matrix.seeds if seeds is None else _checked(seeds)
     _check_offsets(cells, chosen)
+    _check_repeats(cells, chosen)
     return Plan(matrix, cells, chosen, tuple(job for seed in chosen for job in _block(cells, matrix.baseline, seed)))
 
 
@@ -104,3 +106,16 @@ def _check_offsets(cells: Sequence[Cell], seeds: Sequence[int]) -> None:
         if largest + cell.parameters.seed_offset > LARGEST_SEED:
             what = f"{cell.id}: seed {largest} with seed_offset {cell.parameters.seed_offset} is beyond {LARGEST_SEED}"
             raise BenchError(what, "lower seed_offset, or the seed")
+
+
+def _check_repeats(cells: Sequence[Cell], seeds: Sequence[int]) -> None:
+    """Refuse a cell that would make a run of another one again, with the same sum of seed and seed_offset."""
+    made: dict[tuple[Parameters, int], Cell] = {}
+    for cell in cells:
+        settings = cell.parameters.model_copy(update={"seed_offset": 0})
+        for number in (seed + cell.parameters.seed_offset for seed in seeds):
+            if (other := made.setdefault((settings, number), cell)) is not cell:
+                what = f"{other.id} and {cell.id} would make the same run: seed + seed_offset is {number} in both"
+                span = max(seeds) - min(seeds)
+                fix = f"let seed_offset differ by more than the seeds do ({span}), such as by {max(1000, span + 1)}"
+                raise BenchError(what, fix)

@@ -13,13 +13,13 @@ from dataclasses import dataclass, replace
 from bench.errors import Location
 from bench.matrix.document import Document
 from bench.matrix.kinds import KINDS
+from bench.matrix.parameters import LARGEST_SEED
 from bench.matrix.report import Report
 from bench.matrix.rows import TOP_KEYS, Row, Setting, entries_of, read_axes, read_row
 from bench.matrix.tree import Entry, Node, sort_of
 from bench.matrix.wording import closest, listing, quoted, written
 
 SCHEMA = 1
-LARGEST_SEED = 2**32 - 1
 LONGEST_NAME = 100
 
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")

@@ -61,6 +61,11 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
+def again(repeat: int, separator: str = " ") -> str:
+    """Return what follows the seed of a run that repeats a baseline, ` again`, and nothing for other runs."""
+    return f"{separator}again" * repeat
+
+
 def quoted(text: str) -> str:
     """Put `text` in quotes, its control characters made visible and its length kept within a line."""
     return repr(_shortened(text))

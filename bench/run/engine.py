@@ -13,9 +13,11 @@ from typing import Any
 
 from bench.errors import BenchError
 from bench.matrix.plan import Job, Plan
-from bench.protocol import PROTOCOL_VERSION, WORTH_ANOTHER_TRY, Request, Status
+from bench.matrix.wording import again
+from bench.protocol import PROTOCOL_VERSION, Request, Status
 from bench.run.clock import Clock, SystemClock, timestamp
 from bench.run.data import find_data
+from bench.run.due import due_jobs, is_due
 from bench.run.environment import machine_facts, slot_facts
 from bench.run.executor import Executor, Worker
 from bench.run.gpus import visible_gpus
@@ -35,6 +37,7 @@ from bench.run.store import (
     evidence_name,
     log_name,
     read_records,
+    remove_drafts,
     set_aside,
     write_atomically,
     write_plan,
@@ -42,7 +45,6 @@ from bench.run.store import (
 from bench.run.supervise import Outcome, Supervision
 
 TICK_S = 0.2  # how late a timeout, or a wish to stop, may be noticed
-MOST_CRASHES = 2
 
 
 @dataclass(frozen=True)
@@ -102,30 +104,6 @@ def run_plan(
         raise BenchError(what, "see to its space and permissions and run again: what was finished is kept") from error
 
 
-def is_due(history: Sequence[Record], retry: Collection[Status] = ()) -> bool:
-    """Tell whether a job that has these records, in their order, is to be run."""
-    if not history or history[-1].status in retry:
-        return True
-    status = history[-1].status
-    crashes = sum(record.status == "crashed" for record in history)
-    return status in WORTH_ANOTHER_TRY and (status != "crashed" or crashes < MOST_CRASHES)
-
-
-def due_jobs(
-    jobs: Sequence[Job], history: Mapping[JobKey, Sequence[Record]], retry: Collection[Status] = ()
-) -> list[Job]:
-    """Return the jobs that are to be run, in their order.
-
-    A baseline that has no second result is run again only in a block that something else is due in, or that has
-    records with a position. It could show no drift of a block which an earlier version, without blocks, completed.
-    """
-    due = [job for job in jobs if is_due(history.get(job.key, ()), retry)]
-    open_blocks = {job.seed for job in due if not job.repeat} | {
-        job.seed for job in jobs if any(record.position is not None for record in history.get(job.key, ()))
-    }
-    return [job for job in due if not job.repeat or job.seed in open_blocks]
-
-
 @dataclass(frozen=True)
 class _Next:
     """An attempt that is about to be made. `prepared`: its worker was started before its turn came."""
@@ -165,6 +143,7 @@ class _Desk:
     attempts_count: int = 0
 
     def open_folder(self, slots: Sequence[Slot], fresh: bool) -> None:
+        remove_drafts(self.folder)
         if fresh and (aside := set_aside(self.folder, self.clock.now())):
             self.observer.warned(f"earlier records are now in {aside}")
         if fresh:
@@ -175,7 +154,7 @@ class _Desk:
         self.history = histories(contents.records)
         environment = {**self.machine, "slots": {slot.name: slot_facts(slot) for slot in slots}}
         write_atomically(self.folder / MATRIX, self.plan.matrix.text)
-        write_plan(self.folder / PLAN, self.plan)
+        write_plan(self.folder / PLAN, self.plan.matrix)
         write_atomically(self.folder / ENVIRONMENT, json.dumps(environment, indent=2) + "\n")
 
     def work_through(self, slots: Sequence[Slot], retry: Collection[Status], stop: Callable[[], bool]) -> RunSummary:
@@ -244,8 +223,8 @@ class _Desk:
         )
         started_at = timestamp(self.clock.now())
         with coming.log.open("a", encoding="utf-8") as file:
-            seed = f"seed {job.seed}{' again' if job.repeat else ''}"
-            file.write(f"=== {cell.id}, {seed}, attempt {coming.number}, on {slot.name}, {started_at}\n")
+            run = f"{cell.id}, seed {job.seed}{again(job.repeat)}, attempt {coming.number}"
+            file.write(f"=== {run}, on {slot.name}, {started_at}\n")
         worker = self.executor.start(request, slot, coming.log)
         supervision = Supervision(
             worker, self.clock, cell.parameters.timeout, lambda message: self.observer.told(slot, message)

@@ -28,7 +28,9 @@ class Record:
     peak in the phase in which it ended, null on a CPU. `losses` are those of each training step, nats per loss-bearing
     token, to six digits; a worker that was killed leaves none. Figures that are not finite are null. `repeat` is 1
     where the baseline ran once more at the end of its seed's block, to show drift, and otherwise 0. `position` is the
-    place in that block, from 1; null in records of versions that had no blocks.
+    place, from 1, in the block of the plan that the attempt was made from: a plan of selected cells has a shorter
+    block, and on several GPUs others may have begun before. `started_at` tells the order in which attempts began.
+    `position` is null in records of versions that had no blocks.
     """
 
     id: str

@@ -1,17 +1,24 @@
-"""Which seeds extend a result: those that it has, and the next ones."""
+"""Seeds as `--seeds` takes them, and those that extend a result: those that it has, and the next ones."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench.errors import BenchError
 from bench.matrix.expand import Matrix
+from bench.matrix.parameters import LARGEST_SEED
 from bench.matrix.plan import plan
-from bench.run.engine import due_jobs
+from bench.matrix.wording import counted, quoted
+from bench.run.due import due_jobs
 from bench.run.records import histories
-from bench.run.store import RECORDS, read_records
+from bench.run.store import RECORDS, Contents, read_records
+
+MOST_SEEDS = 1000
+
+_PART = re.compile(r"([0-9]{1,12})(?:-([0-9]{1,12}))?")
 
 
 @dataclass(frozen=True)
@@ -37,7 +44,8 @@ def extend(matrix: Matrix, results: Path, count: int, select: str | None = None)
     are to be finished first: otherwise a command that is given again after an interruption would add more each time.
 
     Raises:
-        BenchError: there is no such record, the records cannot be read, or `select` chooses no cell.
+        BenchError: there is no such record, the records cannot be read, `select` chooses no cell, or the next seeds are
+            beyond the largest that there is.
     """
     folder = results / matrix.name
     try:
@@ -48,10 +56,28 @@ def extend(matrix: Matrix, results: Path, count: int, select: str | None = None)
     history = histories(record for record in contents.records if record.key in keys)
     present = tuple(sorted({seed for _, seed, _ in history}))
     if not present:
-        raise BenchError(f"{folder} has no records to add seeds to", "run it without --add-seeds first")
+        raise BenchError(_nothing_to_extend(folder, contents), "run it without --add-seeds first")
     due = due_jobs(plan(matrix, select, present).jobs, history)
     unfinished = tuple(sorted({job.seed for job in due}))
-    return Extension(present, unfinished, () if unfinished else tuple(range(present[-1] + 1, present[-1] + 1 + count)))
+    if unfinished:
+        return Extension(present, unfinished, ())
+    first, last = present[-1] + 1, present[-1] + count
+    if last > LARGEST_SEED:
+        what = f"--add-seeds {count}: {folder} has seeds up to {present[-1]}, and {LARGEST_SEED} is the largest"
+        raise BenchError(what, "name seeds that it does not have with --seeds")
+    return Extension(present, (), tuple(range(first, last + 1)))
+
+
+def read_seeds(text: str) -> tuple[int, ...]:
+    """Read what stands behind `--seeds`: `0,2,5-7` is (0, 2, 5, 6, 7).
+
+    Raises:
+        BenchError: a part is neither a number nor a range that has a number, or the seeds are more than `MOST_SEEDS`.
+    """
+    ranges = [_read_part(part.strip()) for part in text.split(",")]
+    if (count := sum(map(len, ranges))) > MOST_SEEDS:
+        raise BenchError(f"--seeds: {quoted(text)} is {count:,} seeds", f"give at most {MOST_SEEDS:,}")
+    return tuple(seed for seeds in ranges for seed in seeds)
 
 
 def written_seeds(seeds: Sequence[int]) -> str:
@@ -63,3 +89,20 @@ def written_seeds(seeds: Sequence[int]) -> str:
         else:
             runs.append([seed])
     return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+
+
+def _read_part(text: str) -> range:
+    match = _PART.fullmatch(text)
+    if match is None:
+        raise BenchError(f"--seeds: {quoted(text)} is no seed", "write numbers such as 0,1,2 or 0-4")
+    first, last = int(match[1]), int(match[2] or match[1])
+    if last < first:
+        raise BenchError(f"--seeds: {text} is an empty range", f"write {last}-{first}")
+    return range(first, last + 1)
+
+
+def _nothing_to_extend(folder: Path, contents: Contents) -> str:
+    count = len(contents.records)
+    others = [f"{counted(count, 'record')} of cells that the matrix does not have"] if count else []
+    found = [*others, *contents.warnings]
+    return f"{folder} has no records to add seeds to" + (f", but {', '.join(found)}" if found else "")

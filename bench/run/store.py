@@ -12,7 +12,8 @@ from itertools import count
 from pathlib import Path
 
 from bench.errors import Location
-from bench.matrix.plan import Plan
+from bench.matrix.expand import Matrix
+from bench.matrix.wording import again
 from bench.protocol import EXAMPLES, LAYERS, LOG_LIKELIHOODS
 from bench.run.records import Record, from_line, to_line
 
@@ -22,8 +23,9 @@ PLAN = "plan.json"
 ENVIRONMENT = "environment.json"
 LOGS = "logs"
 SHARED = "shared"  # what cells of this run leave for one another; made again where it is missing
+EVIDENCE = (EXAMPLES, LOG_LIKELIHOODS, LAYERS)
 # What a fresh start puts aside: the records, and what their runs kept beside them.
-KEPT = (RECORDS, EXAMPLES, LOG_LIKELIHOODS, LAYERS)
+KEPT = (RECORDS, *EVIDENCE)
 
 PLAN_SCHEMA = 1
 
@@ -48,15 +50,16 @@ class Planned:
 def evidence_name(key: str, seed: int, repeat: int) -> str:
     """Name the files of a run in the folders `EXAMPLES`, `LOG_LIKELIHOODS` and `LAYERS`, without `.parquet`.
 
-    Another attempt at the same job writes over them, or leaves those of an earlier one where it fails before: a file
-    belongs to the record whose environment holds its hash (`examples_sha256`).
+    Another attempt at the same job writes over them, or leaves those of an earlier one where it fails before. A file in
+    `EXAMPLES` belongs to the record whose environment holds its hash (`examples_sha256`); of the others no record has
+    a hash.
     """
-    return f"{key}-s{seed}{'-again' * repeat}"
+    return f"{key}-s{seed}{again(repeat, '-')}"
 
 
 def log_name(cell_id: str, seed: int, repeat: int) -> str:
     """Name the file in `LOGS` that the workers of a job write to, one attempt after the other."""
-    return f"{cell_id}-s{seed}{'-again' * repeat}.log"
+    return f"{cell_id}-s{seed}{again(repeat, '-')}.log"
 
 
 def read_records(path: Path) -> Contents:
@@ -115,18 +118,28 @@ def set_aside(folder: Path, now: datetime) -> Path | None:
     return found.get(folder / RECORDS)
 
 
-def write_plan(path: Path, plan: Plan) -> None:
-    """Write which cells the matrix of a plan has and with which seeds it is run, for those who read its records later.
+def remove_drafts(folder: Path) -> None:
+    """Remove what workers that were killed left of files that they wrote; only who holds the folder's lock may.
+
+    Raises:
+        OSError: one cannot be removed.
+    """
+    for name in EVIDENCE:
+        for draft in (folder / name).glob(".*.parquet.*"):
+            draft.unlink(missing_ok=True)
+
+
+def write_plan(path: Path, matrix: Matrix) -> None:
+    """Write which cells a matrix has, for those who read its records later.
 
     Raises:
         OSError: the file cannot be written.
     """
     content = {
         "schema": PLAN_SCHEMA,
-        "baseline": plan.matrix.baseline,
-        "seeds": plan.seeds,
-        "watch_pairs": plan.matrix.watch_pairs,
-        "cells": [{"id": cell.id, "key": cell.key} for cell in plan.matrix.cells],
+        "baseline": matrix.baseline,
+        "watch_pairs": matrix.watch_pairs,
+        "cells": [{"id": cell.id, "key": cell.key} for cell in matrix.cells],
     }
     write_atomically(path, json.dumps(content, indent=1) + "\n")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bench.matrix.plan import Job
+from bench.matrix.wording import again
 from bench.run.progress import Activity
 from bench.run.records import Record
 
@@ -31,7 +32,7 @@ def activity_line(slot: str, activity: Activity, elapsed_s: float, width: int) -
 
 def run_of(run: Job | Record) -> str:
     """Tell the runs of a cell apart: `s0`, or `s0 again` where the baseline runs once more."""
-    return f"s{run.seed}{' again' if run.repeat else ''}"
+    return f"s{run.seed}{again(run.repeat)}"
 
 
 def key_figures(record: Record, arrow: str) -> list[str]:

@@ -14,12 +14,9 @@ from bench.matrix.parameters import Parameters
 from bench.matrix.wording import listing
 from bench.protocol import WORTH_ANOTHER_TRY
 from bench.tables.comparable import Cell
-from bench.tables.evidence import ACCURACY, Evidence
-from bench.tables.load import PARAMETER_NAMES
+from bench.tables.evidence import ACCURACY, Evidence, twins_of
 from bench.tables.pool import CELL
 from bench.tables.table import entries
-
-UNKNOWN_EXECUTION = "unknown"
 
 Source = Literal["predicted", "measured"]
 Out = Literal["failed", "not comparable", "no figure", "same settings"]
@@ -86,7 +83,7 @@ def fit_of(need: Need, parameters: Parameters, card: Card) -> Fit:
 
 def needs(evidence: Evidence) -> list[Need]:
     """Return what each cell needs: the most over its runs that ended ok."""
-    runs = evidence.runs[evidence.runs["status"] == "ok"].groupby(CELL, sort=False)
+    runs = evidence.counted[evidence.counted["status"] == "ok"].groupby(CELL, sort=False)
     largest = pd.DataFrame(
         {
             "predicted": runs["predicted_needed_bytes"].max(),
@@ -119,11 +116,6 @@ def parameters_of(evidence: Evidence) -> list[Parameters]:
     return [distinct[value] for value in values]
 
 
-def executions(evidence: Evidence) -> np.ndarray:
-    """Return how the timed steps of each cell ran; speeds are compared only where this is the same."""
-    return np.asarray(evidence.cells["execution_used"].fillna(UNKNOWN_EXECUTION), dtype=object)
-
-
 def out_of_question(evidence: Evidence) -> list[OutOfQuestion | None]:
     """Say of each cell why it cannot be chosen at all; None where it can.
 
@@ -137,7 +129,7 @@ def out_of_question(evidence: Evidence) -> list[OutOfQuestion | None]:
     known = [group for group in groups if group is not None]
     usual = max(dict.fromkeys(known), key=known.count, default=None)
     figures = entries(evidence.cells[["weights", *FIGURES.values()]])
-    twins = _twins(evidence)
+    twins = twins_of(evidence)
     found: list[OutOfQuestion | None] = []
     for row, cell, group, twin in zip(figures, _cells(evidence), groups, twins, strict=True):
         lacking = [figure for figure, name in FIGURES.items() if not np.isfinite(row[name])]
@@ -156,19 +148,8 @@ def out_of_question(evidence: Evidence) -> list[OutOfQuestion | None]:
     return found
 
 
-def _twins(evidence: Evidence) -> list[str | None]:
-    """Return of each cell with a seed_offset the id of the cell that it is but for that; None for all others."""
-    cells = evidence.cells
-    settings = [name for name in PARAMETER_NAMES if name not in ("seed_offset", "timeout")]
-    again = cells["seed_offset"] > 0
-    if not again.any():
-        return [None] * len(cells)
-    alike = cells["id"].where(~again).groupby([cells[name] for name in settings], dropna=False).transform("first")
-    return [twin if offset and isinstance(twin, str) else None for twin, offset in zip(alike, again, strict=True)]
-
-
 def _failures(evidence: Evidence) -> dict[Cell, str]:
-    runs = evidence.runs
+    runs = evidence.counted
     ended_ok = (runs["status"] == "ok").groupby([runs[name] for name in CELL]).transform("any")
     blamed = runs[(runs["status"] != "ok") & (~ended_ok | ~runs["status"].isin(WORTH_ANOTHER_TRY))]
     found: dict[Cell, dict[str, None]] = {}

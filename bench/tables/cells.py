@@ -6,13 +6,13 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 
 import pandas as pd
-from scipy.stats import binomtest
 
 from bench.matrix.wording import listing
+from bench.tables import wilson
 from bench.tables.caption import conditions, warnings_of
 from bench.tables.comparable import Cell
 from bench.tables.comparisons import verdict_of
-from bench.tables.contrasts import CONFIDENCE, LEAST_SEEDS, Contrast, estimates
+from bench.tables.contrasts import LEAST_SEEDS, Contrast, estimates
 from bench.tables.drift import drift
 from bench.tables.evidence import ACCURACY, Evidence, Watched
 from bench.tables.figures import GB, accuracy, change_column, listed, number_column, range_column
@@ -51,7 +51,7 @@ def cells_table(evidence: Evidence) -> Table:
     """Tabulate one result: a row a cell, its seeds pooled."""
     frame = evidence.runs
     cells = with_changes(evidence.cells.set_index(CELL), evidence.apart).reset_index()
-    cells["accuracy_after_half_width"], cells["interval_over_seeds"] = half_widths(evidence)
+    cells["accuracy_after_half_width"], cells["interval_over_seeds"] = accuracy_half_widths(evidence)
     cells["verdict"] = verdict_of(evidence).where(cells["ok_count"] > 0)
     cells["on_pareto_front"] = front(evidence)
     watched = {pair: f"confused_{'_'.join(pair.names)}" for pair in evidence.watched}
@@ -99,24 +99,16 @@ def with_changes(cells: pd.DataFrame, apart: Collection[Cell]) -> pd.DataFrame:
     return cells
 
 
-def half_widths(evidence: Evidence) -> tuple[pd.Series[float], pd.Series[bool]]:
+def accuracy_half_widths(evidence: Evidence) -> tuple[pd.Series[float], pd.Series[bool]]:
     """Half the 95 % interval of each cell's accuracy, and whether it is over seeds and test examples.
 
     With fewer than `LEAST_SEEDS`, or without files of examples, it is the Wilson interval over the examples alone.
     """
     cells = evidence.cells
-    alone = [half_width(*shares) for shares in zip(cells["accuracy_after"], cells["scored_count"], strict=True)]
+    alone = wilson.half_widths(cells["accuracy_after"], cells["scored_count"])
     found = estimates(evidence.samples[ACCURACY.name], [Contrast((number,), (1.0,)) for number in range(len(cells))])
     over_seeds = (found["seeds_count"] >= LEAST_SEEDS) & found["examples_variance"].notna()
-    return ((found["high"] - found["low"]) / 2).where(over_seeds, pd.Series(alone)), over_seeds
-
-
-def half_width(share: float, scored: float) -> float:
-    """Half the 95 % Wilson interval of a share, from 0 to 1, of `scored` examples; NaN where that is none."""
-    if not (scored > 0 and 0 <= share <= 1):
-        return NAN
-    interval = binomtest(round(share * scored), int(scored)).proportion_ci(CONFIDENCE, method="wilson")
-    return float(interval.high - interval.low) / 2
+    return ((found["high"] - found["low"]) / 2).where(over_seeds, alone), over_seeds
 
 
 def id_text(row: Row) -> str:
@@ -219,7 +211,7 @@ def _told(frame: pd.DataFrame) -> dict[str, list[str]]:
 
 def _doubts(cells: pd.DataFrame, apart: Mapping[Cell, str], told: Mapping[str, list[str]]) -> Iterator[str]:
     baseline = cells[cells["is_baseline"]]
-    if len(cells) > 1 and (reason := _no_change(baseline, apart)):
+    if len(cells) > 1 and (reason := _no_change(baseline)):
         yield f"No Δ: {reason}."
     for difference in dict.fromkeys(apart.values()):
         ids = [cell[0] for cell, found in apart.items() if found == difference]
@@ -234,10 +226,8 @@ def _doubts(cells: pd.DataFrame, apart: Mapping[Cell, str], told: Mapping[str, l
         yield f"{listed(ids)}: {warning}."
 
 
-def _no_change(baseline: pd.DataFrame, apart: Mapping[Cell, str]) -> str | None:
+def _no_change(baseline: pd.DataFrame) -> str | None:
     if baseline.empty:
         return "there is no record of a baseline"
     (row,) = entries(baseline)
-    if not row["ok_count"]:
-        return f"the baseline ended {row['status']}"
-    return "the baseline's own seeds ran under different conditions" if (row["id"], row["key"]) in apart else None
+    return None if row["ok_count"] else f"the baseline ended {row['status']}"

@@ -1,8 +1,7 @@
 """The rules of a recommendation: of the cells whose accuracy is within a margin of the best, the fastest that fits.
 
 The best is the candidate with the highest mean accuracy, of those with `LEAST_SEEDS` seeds where there are such. Every
-other one is compared with it by seed and test example (bench.tables.contrasts), with 95 % intervals that hold for all
-of them together (Bonferroni), and is
+other one is compared with it by seed and test example (bench.tables.contrasts), with 95 % intervals, and is
 
 * `within` the margin where its whole interval is,
 * `lost` where none of its interval is,
@@ -11,6 +10,10 @@ of them together (Bonferroni), and is
 The best of the means was lucky, most likely, which makes the others look worse than they are. So `within` errs on the
 safe side: with standard errors that are alike, these lower ends hold for the truly best cell too, whichever it is (Hsu
 1984, "Constrained simultaneous confidence intervals for multiple comparisons with the best").
+
+The intervals hold for all comparisons together that the answer rests on (Bonferroni): those with the best, and, where
+the choice is another cell, those with the choice as well. So where these rules first come to another cell than the
+best, they are applied again with the wider intervals of both.
 
 The choice is the fastest of those that are within, by mean tokens/s; of several that are not shown to be slower than
 it, the one with the lowest train peak, then with the least stored, then the baseline, then by name. It is no answer
@@ -21,7 +24,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -31,9 +34,9 @@ from scipy import stats
 from bench.matrix.cards import Card
 from bench.matrix.fit import Fit
 from bench.tables.behrens_fisher import half_widths
-from bench.tables.candidates import executions, fit_of, needs, out_of_question, parameters_of
+from bench.tables.candidates import fit_of, needs, out_of_question, parameters_of
 from bench.tables.contrasts import ALPHA, LEAST_SEEDS, POWER, difference, estimates
-from bench.tables.evidence import ACCURACY, SPEED, Evidence
+from bench.tables.evidence import ACCURACY, SPEED, Evidence, executions
 
 MOST_SEEDS = 100
 
@@ -64,10 +67,10 @@ class Differences:
 class Choice:
     """What the rules come to on one card with one margin; cells by number.
 
-    fits: None for cells that cannot be chosen at all. family: those that fit, or may. order: those within the margin,
-    the winner first, then by speed. tied: the fastest and those not shown to be slower, where there are such.
-    other_execution: within the margin, and not comparable in speed. open: those that keep the choice from being an
-    answer, with the reason.
+    fits: None for cells that cannot be chosen at all. family: those that fit, or may. comparisons_count: those that the
+    intervals hold for together. order: those within the margin, the winner first, then by speed. tied: the fastest and
+    those not shown to be slower, where there are such. other_execution: within the margin, and not comparable in speed.
+    open: those that keep the choice from being an answer, with the reason.
     """
 
     card: Card | None
@@ -75,6 +78,7 @@ class Choice:
     fits: tuple[Fit | None, ...]
     family: tuple[int, ...] = ()
     best: int | None = None
+    comparisons_count: int = 0
     to_best: Differences | None = None
     order: tuple[int, ...] = ()
     tied: tuple[int, ...] = ()
@@ -94,10 +98,6 @@ class Choice:
         """Tell whether there is a comparison with an interval that counts."""
         return self.to_best is not None and bool(self.to_best.enough.any())
 
-    @property
-    def comparisons_count(self) -> int:
-        return max(len(self.family) - 1, 0)
-
 
 class Chooser:
     """Applies the rules to one evidence, on any card and with any margin; cells are compared once."""
@@ -115,7 +115,7 @@ class Chooser:
         self.seeds_count = (~np.isnan(evidence.samples[ACCURACY.name].observed)).sum(axis=1)
         thrift = cells[["train_peak_bytes", "stored_bytes"]].fillna(math.inf).assign(other=~cells["is_baseline"])
         self._thrift = list(thrift.assign(id=self.ids).itertuples(index=False, name=None))
-        self._differences: dict[tuple[int, tuple[int, ...]], Differences] = {}
+        self._differences: dict[tuple[int, tuple[int, ...], int], Differences] = {}
         self._slower: dict[tuple[int, ...], pd.DataFrame] = {}
 
     def choose(self, card: Card | None, margin: float) -> Choice:
@@ -128,7 +128,15 @@ class Chooser:
         enough = sure & (self.seeds_count >= LEAST_SEEDS)
         best = int(np.where(enough if enough.any() else sure, self.accuracy, -np.inf).argmax())
         family = tuple(np.flatnonzero(sure | unsure).tolist())
-        to_best = self.differences(best, family)
+        found = Choice(card, margin, fits, family, best)
+        with_best, with_both = comparisons_counts(family)
+        first = self._chosen(found, best, sure, unsure, with_best)
+        return first if first.winner == best else self._chosen(found, best, sure, unsure, with_both)
+
+    def _chosen(self, found: Choice, best: int, sure: np.ndarray, unsure: np.ndarray, comparisons_count: int) -> Choice:
+        """Apply the rules to the cells that fit (`sure`), or may, once the best of these is found."""
+        family, margin = found.family, found.margin
+        to_best = self.differences(best, family, comparisons_count)
         within = sure & to_best.enough & (to_best.low >= -margin)
         lost = to_best.enough & (to_best.high < -margin)
         within[best] = True
@@ -142,37 +150,43 @@ class Chooser:
         faster = self.speed > self.speed[by_speed[0]]
         doubts: dict[Reason, np.ndarray] = {
             "quality": sure & faster & ~within & ~lost,
-            "better": sure & ~lost & self._may_be_better(order[0], family, margin),
+            "better": sure & ~lost & self._may_be_better(order[0], family, margin, comparisons_count),
             "speed": within & faster & ~alike,
             "fit": unsure & faster & ~lost,
         }
-        found: dict[int, Reason] = {}
+        opened: dict[int, Reason] = {}
         for reason, doubted in doubts.items():
             for number in np.flatnonzero(doubted).tolist():
-                found.setdefault(number, reason)
-        return Choice(
-            card, margin, fits, family, best, to_best,
+                opened.setdefault(number, reason)
+        return replace(
+            found,
+            comparisons_count=comparisons_count,
+            to_best=to_best,
             order=tuple(order),
             tied=tuple(tied) if len(tied) > 1 else (),
             other_execution=frozenset(shown.tolist()) - frozenset(order),
-            open=tuple(found.items()),
-        )  # fmt: skip
+            open=tuple(opened.items()),
+        )
 
     def fit(self, number: int, card: Card | None) -> Fit:
         return Fit(True, None) if card is None else fit_of(self.needs[number], self.parameters[number], card)
 
-    def differences(self, against: int, family: tuple[int, ...]) -> Differences:
-        """Compare the accuracy of a family of cells with that of one of them; the intervals hold for all together."""
-        if (against, family) not in self._differences:
-            self._differences[against, family] = self._compared(against, family)
-        return self._differences[against, family]
+    def differences(self, against: int, family: tuple[int, ...], comparisons_count: int) -> Differences:
+        """Compare the accuracy of a family of cells with that of one of them.
 
-    def _compared(self, against: int, family: tuple[int, ...]) -> Differences:
+        The intervals hold for so many comparisons together.
+        """
+        key = (against, family, comparisons_count)
+        if key not in self._differences:
+            self._differences[key] = self._compared(*key)
+        return self._differences[key]
+
+    def _compared(self, against: int, family: tuple[int, ...], comparisons_count: int) -> Differences:
         others = [number for number in family if number != against]
         arrays = {name: np.full(len(self.ids), np.nan) for name in Differences.__dataclass_fields__}
         if others:
             contrasts = [difference(number, against) for number in others]
-            found = estimates(self.evidence.samples[ACCURACY.name], contrasts, 1 - ALPHA / len(others))
+            found = estimates(self.evidence.samples[ACCURACY.name], contrasts, 1 - ALPHA / comparisons_count)
             scale = ACCURACY.scale
             for name in ("estimate", "low", "high"):
                 arrays[name][others] = scale * found[name]
@@ -192,15 +206,26 @@ class Chooser:
         alike = [number for number, verdict in zip(others, verdicts, strict=True) if verdict != "worse"]
         return sorted([fastest, *alike], key=self._thrift.__getitem__)
 
-    def _may_be_better(self, winner: int, family: tuple[int, ...], margin: float) -> np.ndarray:
+    def _may_be_better(self, winner: int, family: tuple[int, ...], margin: float, comparisons_count: int) -> np.ndarray:
         """Tell which cells are not shown not to be better than the winner by more than the margin.
 
-        Of a cell with too few seeds nothing is shown: it stands back behind a winner that has enough.
+        Of a cell with too few seeds nothing is shown: it stands back behind a winner that has enough. One whose seeds
+        all differ by the same does not, though it has no interval either.
         """
-        found = self.differences(winner, family)
-        too_few = np.isin(np.arange(len(self.ids)), family) & (self.seeds_count[winner] < LEAST_SEEDS)
-        too_few[winner] = False
-        return np.where(found.enough, found.high > margin, too_few)
+        found = self.differences(winner, family, comparisons_count)
+        few = (self.seeds_count[winner] < LEAST_SEEDS) | (found.seeds_count >= LEAST_SEEDS)
+        not_shown = np.isin(np.arange(len(self.ids)), family) & few
+        not_shown[winner] = False
+        return np.where(found.enough, found.high > margin, not_shown)
+
+
+def comparisons_counts(family: Sequence[int]) -> tuple[int, int]:
+    """Return how many comparisons an answer rests on where the choice is the best, and where it is another cell.
+
+    Each of the two is compared with all others; the one between them is the same.
+    """
+    with_best = max(len(family) - 1, 0)
+    return with_best, max(2 * with_best - 1, 0)
 
 
 def seeds_needed(

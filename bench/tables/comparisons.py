@@ -9,10 +9,10 @@ import pandas as pd
 
 from bench.matrix.wording import counted, listing
 from bench.tables.caption import conditions, warnings_of
-from bench.tables.contrasts import LEAST_SEEDS, difference
+from bench.tables.contrasts import LEAST_SEEDS, difference, holm
 from bench.tables.differences import about_watched, decimals_of, labels
-from bench.tables.evidence import ACCURACY, LOSS, SPEED, STORED, Compared, Evidence
-from bench.tables.figures import listed, number, signed
+from bench.tables.evidence import ACCURACY, LOSS, SLIGHT, SPEED, STORED, Compared, Evidence
+from bench.tables.figures import MINUS, listed, number, signed
 from bench.tables.mcnemar import mcnemar_p
 from bench.tables.pool import CELL
 from bench.tables.table import MISSING, Column, Row, Table, field, informative
@@ -33,6 +33,7 @@ LEGEND = {
 ESTIMATE = "Differences: of the cell less the baseline, means over the seeds that both have."
 DETECTABLE = "Detectable: the true difference in accuracy that a test of it alone finds with a probability of 80 %."
 P_HOLM = "p: of no difference in accuracy, corrected by Holm over all cells."
+P_MCNEMAR = "Of cells with one seed it is McNemar's, which tells two trained adapters apart and not two settings."
 
 
 def comparisons(evidence: Evidence) -> pd.DataFrame:
@@ -105,8 +106,9 @@ def _compared(evidence: Evidence, measure: Compared, baseline: int) -> pd.DataFr
     compared = [
         other
         for other in others.tolist()
-        if not (apart[other] or apart[baseline])
-        and (evidence.comparable(other, baseline, measure) or not (has_value[other] and has_value[baseline]))
+        if has_value[baseline]
+        and not apart[other]
+        and (evidence.comparable(other, baseline, measure) or not has_value[other])
     ]
     found = evidence.found(measure, [difference(other, baseline) for other in compared])
     found = found.set_axis(compared).reindex(others)
@@ -131,6 +133,8 @@ def _compared(evidence: Evidence, measure: Compared, baseline: int) -> pd.DataFr
         of_one_seed = np.flatnonzero((frame["seeds_count"] == 1) & (frame["examples_count"] > 0))
         for row, p in _of_one_seed(evidence, others[of_one_seed], baseline, both[of_one_seed]):
             frame.loc[of_one_seed[row], ["p", "test"]] = p, "McNemar"
+        of_mcnemar = frame["test"] == "McNemar"
+        frame.loc[of_mcnemar, "p_holm"] = holm(frame.loc[of_mcnemar, "p"].to_numpy(float))
     return frame
 
 
@@ -177,7 +181,7 @@ def _of_one_seed(evidence: Evidence, cells: np.ndarray, baseline: int, both: np.
 def _wide(found: pd.DataFrame, measures: Iterable[Compared]) -> pd.DataFrame:
     """Put what the table shows of all measures of a cell into one row, under the measure's name and its own."""
     rows = found.drop_duplicates("key")[CELL].set_index("key", drop=False)
-    shown = ["estimate", "low", "high", "p_holm", "verdict", "minimum_detectable"]
+    shown = ["estimate", "low", "high", "p_holm", "test", "verdict", "minimum_detectable"]
     parts = [
         found[found["measure"] == measure.name].set_index("key")[shown].add_prefix(f"{measure.name}_")
         for measure in measures
@@ -197,21 +201,23 @@ def _columns(evidence: Evidence, rows: pd.DataFrame, measures: list[Compared]) -
         detectable = "accuracy_after_minimum_detectable"
         places = _places(rows[detectable])
         yield Column("detectable\npoints", lambda row: number(row[detectable], places), priority=6, about=DETECTABLE)
-        yield Column("accuracy\np", _p, priority=7, about=P_HOLM)
+        of_one_seed = (rows["accuracy_after_test"] == "McNemar").any()
+        yield Column("accuracy\np", _p, priority=7, about=f"{P_HOLM} {P_MCNEMAR}" if of_one_seed else P_HOLM)
     for measure in measures:
         yield Column(f"{names[measure.name]}:\nverdict", field(f"{measure.name}_verdict"), "left", priority=9)
 
 
 def _difference_column(rows: pd.DataFrame, measure: Compared, label: str, about: str) -> Column:
-    half_widths = (rows[f"{measure.name}_high"] - rows[f"{measure.name}_low"]) / 2
-    places, is_exact = _places(half_widths), measure.kind == "exact"
+    low, high = f"{measure.name}_low", f"{measure.name}_high"
+    is_exact = measure.kind == "exact"
+    places = 1 if is_exact else _places((rows[high] - rows[low]) / 2)
 
     def text(row: Row) -> str:
         mark = MARKS.get(row[f"{measure.name}_verdict"])
         if mark is None:
             return MISSING
-        estimate = signed(row[f"{measure.name}_estimate"], places)
-        half = number((row[f"{measure.name}_high"] - row[f"{measure.name}_low"]) / 2, places)
+        estimate = (_exact if is_exact else signed)(row[f"{measure.name}_estimate"], places)
+        half = number((row[high] - row[low]) / 2, places)
         shown = estimate if is_exact or half == MISSING else f"{estimate} ± {half}"
         return f"{shown} {mark}"
 
@@ -221,7 +227,13 @@ def _difference_column(rows: pd.DataFrame, measure: Compared, label: str, about:
 
 def _places(sizes: pd.Series[float]) -> int:
     known = sizes[sizes > 0]
-    return decimals_of(known.min()) if len(known) else 1
+    return decimals_of(known.median()) if len(known) else 1
+
+
+def _exact(value: float, places: int) -> str:
+    """Write a difference without noise, which is there even where it is too small to show, as `+<0.1`."""
+    sign = "+" if value > 0 else MINUS if value < 0 else ""
+    return sign + number(abs(value), places)
 
 
 def _p(row: Row) -> str:
@@ -244,7 +256,7 @@ def _compared_how(evidence: Evidence, found: pd.DataFrame) -> Iterator[str]:
     yield f"±: half the 95 % interval of the difference, over n = {over}{examples}{seeds_alone}; bytes have none."
     yield (
         f"Verdicts: at 5 % over all {cells} together, for each measure (Holm's correction); an interval is of one "
-        "cell, and may leave out zero without a verdict."
+        f"cell, and may leave out zero without a verdict. {SLIGHT}"
     )
 
 
@@ -252,10 +264,6 @@ def _doubts(evidence: Evidence, found: pd.DataFrame) -> Iterator[str]:
     baseline = _baseline(evidence)
     if baseline is None:
         yield "No comparisons: there is no record of a baseline."
-        return
-    if _apart(evidence)[baseline]:
-        (cell,) = evidence.cells[CELL].iloc[[baseline]].itertuples(index=False, name=None)
-        yield f"No comparisons: the baseline's own seeds ran under different conditions ({evidence.apart[cell]})."
         return
     if evidence.cells["ok_count"][baseline] == 0:
         yield f"No comparisons: the baseline ended {evidence.cells['status'][baseline]}."
@@ -278,7 +286,9 @@ def _not_alike(evidence: Evidence, found: pd.DataFrame, baseline: int) -> Iterat
         number = number_of[key]
         if apart[number]:
             continue
-        if name == SPEED.name:
+        if np.isnan(evidence.samples[name].observed[baseline]).all():
+            reason = "the baseline has no result in it"
+        elif name == SPEED.name:
             reason = f"ran as {execution[number]}, the baseline as {execution[baseline]}"
         elif name == LOSS.name and evidence.comparable(number, baseline, ACCURACY):
             reason = "of another model, whose tokens are others"

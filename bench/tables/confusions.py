@@ -12,7 +12,7 @@ from bench.matrix.wording import counted
 from bench.tables.caption import conditions, warnings_of
 from bench.tables.evidence import Evidence
 from bench.tables.examples import Examples
-from bench.tables.figures import accuracy, number
+from bench.tables.figures import accuracy, listed, number
 from bench.tables.pool import CELL
 from bench.tables.table import Column, Row, Table, field, informative
 
@@ -64,7 +64,8 @@ def confusions_table(evidence: Evidence) -> Table:
     predicted label: those of the pairs in the table for every cell, and whatever else a cell confuses after training.
     """
     confusions = confusions_of(evidence)
-    pooled = [_pooled(evidence, of_task) for of_task in confusions]
+    compared = [of_task for of_task in confusions if together(evidence, evidence.cells.iloc[of_task.cells]).any()]
+    pooled = [_pooled(evidence, of_task) for of_task in compared]
     every = rows = pd.concat(pooled, ignore_index=True) if pooled else pd.DataFrame()
     if len(every):
         order = every.assign(rank=-every["confused_after_per_1000"].round(9))
@@ -78,7 +79,7 @@ def confusions_table(evidence: Evidence) -> Table:
         columns=informative(_pair_columns(rows), rows) if len(rows) else (),
         rows=rows,
         caption=(*conditions(evidence.runs), *(told if len(rows) else ())),
-        notes=(*doubts(evidence), *([NOTHING] if confusions and rows.empty else [])),
+        notes=(*doubts(evidence), *([NOTHING] if compared and rows.empty else [])),
         shown=SHOWN_PAIRS,
         detail=_by_cell(evidence, confusions, rows) if len(rows) else None,
     )
@@ -97,6 +98,13 @@ def tasks_of(evidence: Evidence) -> tuple[Task, ...]:
         )
         for name, of_task, examples in zip(names, runs, evidence.examples, strict=True)
     )
+
+
+def together(evidence: Evidence, rows: pd.DataFrame) -> np.ndarray:
+    """Tell which rows, of cells by `id` and `key`, count in what is of all cells: those of cells that are not apart."""
+    if not evidence.apart:
+        return np.ones(len(rows), dtype=bool)
+    return np.array([cell not in evidence.apart for cell in rows[CELL].itertuples(index=False, name=None)], dtype=bool)
 
 
 def confusions_of(evidence: Evidence) -> tuple[Confusions, ...]:
@@ -128,10 +136,11 @@ def _counted(task: Task) -> Confusions:
 def _pooled(evidence: Evidence, of_task: Confusions) -> pd.DataFrame:
     """Return the pairs that are confused after training, a row each, in no particular order; shares of cells' means."""
     labels, n = np.array(of_task.labels, dtype=object), of_task.examples_count.astype(float)
-    before, after = of_task.before.mean(axis=0), of_task.after.mean(axis=0)
+    counts = together(evidence, evidence.cells.iloc[of_task.cells])
+    before, after = of_task.before[counts].mean(axis=0), of_task.after[counts].mean(axis=0)
     one, other = np.nonzero(np.triu(after + after.T, 1))
-    by_cell = of_task.after[:, one, other] + of_task.after[:, other, one]
-    ids = evidence.cells["id"].to_numpy()[of_task.cells]
+    by_cell = (of_task.after[:, one, other] + of_task.after[:, other, one])[counts]
+    ids = evidence.cells["id"].to_numpy()[of_task.cells[counts]]
     of_pair = n[one] + n[other]
     extremes = {
         f"{name}_{what}": values
@@ -145,7 +154,7 @@ def _pooled(evidence: Evidence, of_task: Confusions) -> pd.DataFrame:
                 "task": of_task.task.name,
                 "label": labels[one],
                 "other": labels[other],
-                "cells_count": len(of_task.cells),
+                "cells_count": len(ids),
                 "examples_count": of_pair,
                 "confused_before_per_1000": 1000 * (before + before.T)[one, other] / n.sum(),
                 "confused_after_per_1000": 1000 * (after + after.T)[one, other] / n.sum(),
@@ -226,8 +235,21 @@ def doubts(evidence: Evidence) -> Iterator[str]:
     """Say what is missing or in doubt where single labels are shown."""
     if missing_files(evidence):
         yield NO_FILES
+    yield from _not_together(evidence)
     yield from evidence.notes
     yield from warnings_of(evidence.runs)
+
+
+def _not_together(evidence: Evidence) -> Iterator[str]:
+    """Name the scored cells that do not count in what is of all cells."""
+    rows = [row for examples in evidence.examples for row in examples.rows] if evidence.apart else []
+    scored = set(evidence.runs[CELL].iloc[rows].itertuples(index=False, name=None))
+    by_difference: dict[str, list[str]] = {}
+    for cell, what in evidence.apart.items():
+        if cell in scored:
+            by_difference.setdefault(what, []).append(cell[0])
+    for what, ids in by_difference.items():
+        yield f"Not in the figures of all cells: {listed(ids)} ({what})."
 
 
 def missing_files(evidence: Evidence) -> bool:

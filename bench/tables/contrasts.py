@@ -36,11 +36,10 @@ LEAST_SEEDS = 3  # fewer tell next to nothing of how seeds differ
 MOST_FLIPPED = 16  # seeds whose signs are flipped in every way
 AT_ONCE = 128  # contrasts whose resamples are in memory together
 LIKE_NORMAL = 1e4  # degrees of freedom
+ROUNDING = 1e-9  # of a difference: what rounding may leave of a standard error of zero
 
 Verdict = Literal["better", "worse", "no difference shown", "too few runs", "not comparable"]
 Better = Literal["higher", "lower"]
-# Which test a p-value is of; comparisons of one seed have McNemar's.
-Test = Literal["t", "t and sign flip", "McNemar", "none"]
 
 
 @dataclass(frozen=True)
@@ -68,21 +67,6 @@ def difference(of: int, against: int) -> Contrast:
     return Contrast((of, against), (1.0, -1.0))
 
 
-def average(contrasts: Sequence[Contrast]) -> Contrast:
-    """Return the mean of contrasts, cells that cancel out left out."""
-    return combined([(1 / len(contrasts), contrast) for contrast in contrasts])
-
-
-def combined(parts: Iterable[tuple[float, Contrast]]) -> Contrast:
-    """Return a weighted sum of contrasts."""
-    weights: dict[int, float] = {}
-    for factor, contrast in parts:
-        for cell, weight in zip(contrast.cells, contrast.weights, strict=True):
-            weights[cell] = weights.get(cell, 0.0) + factor * weight
-    kept = {cell: weight for cell, weight in weights.items() if abs(weight) > 1e-12}
-    return Contrast(tuple(kept), tuple(kept.values()))
-
-
 def estimates(sample: Sample, contrasts: Sequence[Contrast], confidence: float = CONFIDENCE) -> pd.DataFrame:
     """Estimate contrasts from the seeds in which every cell of a contrast has a value.
 
@@ -98,7 +82,8 @@ def estimates(sample: Sample, contrasts: Sequence[Contrast], confidence: float =
       which more seeds do not lessen. `degrees_of_freedom`: those of the Student's t that gives this interval.
 
     With one seed the interval is of the test examples alone: it tells these runs apart, not the cells. Without
-    resamples of a cell it is of the seeds alone.
+    resamples of a cell it is of the seeds alone. Where nothing varies and yet something differs, as with few seeds of
+    a coarse measure, the variance is not known: neither interval nor p.
     """
     weights = _matrix(contrasts, len(sample.observed))
     missing = _meets(weights, np.isnan(sample.observed))
@@ -113,16 +98,18 @@ def estimates(sample: Sample, contrasts: Sequence[Contrast], confidence: float =
     examples_variance = _examples_variance(sample, weights, known)
     half = half_widths(of_seeds, examples_variance, np.maximum(n - 1, 1), confidence)
     error = _standard_error(of_seeds, examples_variance)
+    unknown = (error <= ROUNDING * np.abs(mean)) & (mean != 0)
+    half = np.where(unknown, np.nan, half)
+    p = p_values(np.abs(mean), of_seeds, examples_variance, np.maximum(n - 1, 1))
     return pd.DataFrame(
         {
             "estimate": mean,
             "low": mean - half,
             "high": mean + half,
             # Nothing varies, and nothing differs.
-            "p": np.where((error == 0) & (mean == 0), 1.0,
-                          p_values(np.abs(mean), of_seeds, examples_variance, np.maximum(n - 1, 1))),
+            "p": np.select([unknown, (error == 0) & (mean == 0)], [np.nan, 1.0], p),
             "p_exact": _sign_flip_p(per_seed, n),
-            "minimum_detectable": minimum_detectable(of_seeds, examples_variance, n),
+            "minimum_detectable": np.where(unknown, np.nan, minimum_detectable(of_seeds, examples_variance, n)),
             "seeds_count": n,
             "lowest": np.fmin.reduce(per_seed, axis=1),
             "highest": np.fmax.reduce(per_seed, axis=1),
@@ -157,6 +144,8 @@ def minimum_detectable(of_seeds: np.ndarray, of_examples: np.ndarray, seeds_coun
 def decided(found: pd.DataFrame, better: Better, *, exact: bool = False) -> pd.DataFrame:
     """Add `p_holm`, `verdict` and `test` to estimates that are one family: one measure, all that it is compared in.
 
+    `test` tells which test the decision is by: `t`, `t and sign flip`, or `none`.
+
     A difference is shown where its p-value, corrected by Holm (1979) over the family, is at most 5 %; where the exact
     test has seeds enough to get there, it has to agree. Fewer than `LEAST_SEEDS` seeds are too few. An `exact` measure,
     such as stored bytes, has no noise: its sign decides, where it is the same in all seeds.
@@ -166,7 +155,8 @@ def decided(found: pd.DataFrame, better: Better, *, exact: bool = False) -> pd.D
         low, high = np.sign(found["lowest"]), np.sign(found["highest"])
         signs = low.where(low == high, 0.0)
         nothing = dict.fromkeys(("p", "p_exact", "p_holm", "minimum_detectable"), np.nan)
-        return found.assign(**nothing, verdict=_verdicts(signs, better, counts > 0), test="none")
+        ends = {"low": found["lowest"], "high": found["highest"]}
+        return found.assign(**nothing, **ends, verdict=_verdicts(signs, better, counts > 0), test="none")
     tested = (counts >= LEAST_SEEDS) & found["p"].notna()
     family = max(int(tested.sum()), 1)
     both = tested & found["p_exact"].notna() & (2.0 ** (1 - counts) <= ALPHA / family)
@@ -180,9 +170,9 @@ def decided(found: pd.DataFrame, better: Better, *, exact: bool = False) -> pd.D
 
 
 def holm(p: np.ndarray) -> np.ndarray:
-    """Correct the p-values of a family, so that the chance of any at most 5 % is 5 % where nothing differs (Holm 1979).
+    """Correct the p-values of a family (Holm 1979): where nothing differs, any of them is below 5 % in at most 5 %.
 
-    As statsmodels' `multipletests`, which collects garbage at every call and takes a thousand times as long.
+    It is statsmodels' `multipletests`, which collects garbage at every call, and is too slow for that.
     """
     order = np.argsort(p, kind="stable")
     stepped = np.maximum.accumulate((len(p) - np.arange(len(p))) * p[order])
@@ -219,14 +209,15 @@ def _meets(weights: sparse.csr_array, missing: np.ndarray) -> np.ndarray:
 def _examples_variance(sample: Sample, weights: sparse.csr_array, known: np.ndarray) -> np.ndarray:
     """Return the variance that all seeds share, since they are scored on the same test examples; NaN where unknown.
 
-    With one seed, all of what its examples add.
+    It is that of the seeds whose examples are there. With one seed, it is all of what its examples add.
     """
     if sample.resampled is None:
         return np.full(len(known), np.nan)
     resamples, cells, seeds = sample.resampled.shape
     missing = np.isnan(sample.resampled[:1]).any(axis=0)
     flat = np.nan_to_num(sample.resampled.transpose(1, 2, 0)).reshape(cells, -1)
-    usable = known.any(axis=1) & ~(_meets(weights, missing) & known).any(axis=1)
+    known = np.logical_and(known, ~_meets(weights, missing))
+    usable = known.any(axis=1)
     found = np.full(len(known), np.nan)
     for start in range(0, len(known), AT_ONCE):
         rows = start + np.flatnonzero(usable[start : start + AT_ONCE])

@@ -16,8 +16,8 @@ NAMES = ["tokens_per_s", "accuracy_after"]
 def drift(evidence: Evidence) -> list[str]:
     """Say how much the baseline's tokens/s and accuracy changed from a block's first to its last run.
 
-    Of blocks in which both ended ok and ran alike (`execution_used`); none, and there is nothing to say. A block is a
-    seed.
+    Of blocks in which both ended ok and ran alike (`execution_used`). With several GPUs the two may have run on
+    different ones, whose own difference is no drift: those say nothing of speed. A block is a seed.
     """
     first, last = (
         frame[(frame["status"] == "ok") & frame["is_baseline"]].set_index([*CELL, "seed"])
@@ -26,13 +26,15 @@ def drift(evidence: Evidence) -> list[str]:
     both = first.join(last.add_suffix("_again"), how="inner")
     used, used_again = both["execution_used"], both["execution_used_again"]
     both = both[(used == used_again) | (used.isna() & used_again.isna())]
-    speed = 100 * (both["tokens_per_s_again"] / both["tokens_per_s"] - 1)
+    changes = 100 * (both["tokens_per_s_again"] / both["tokens_per_s"] - 1)
+    moved = both["slot"] != both["slot_again"]
     points = (100 * (both["accuracy_after_again"] - both["accuracy_after"])).where(both["weights"] != "random")
     seeds = both.index.get_level_values("seed")
-    return [*_speeds(speed.to_numpy(float), [*seeds]), *_accuracies(points.to_numpy(float))]
+    speeds = _speeds(changes.mask(moved).to_numpy(float), [*seeds], int(moved.sum()))
+    return [*speeds, *_accuracies(points.to_numpy(float))]
 
 
-def _speeds(percent: np.ndarray, seeds: list[int]) -> list[str]:
+def _speeds(percent: np.ndarray, seeds: list[int], moved_count: int) -> list[str]:
     known = np.isfinite(percent)
     if not known.any():
         return []
@@ -46,9 +48,10 @@ def _speeds(percent: np.ndarray, seeds: list[int]) -> list[str]:
             f"Drift: the baseline's tokens/s changed by {listed(notable)} from the first to the last run of a block: "
             "differences in tokens/s of that size may be drift."
         ]
+    moved = f"; in {moved_count} more the two ran on different GPUs" if moved_count else ""
     return [
         f"Drift: the baseline's tokens/s changed by {_range(percent[known])} % from the first to the last run of a "
-        f"block (n = {counted(int(known.sum()), 'block')})."
+        f"block (n = {counted(int(known.sum()), 'block')}{moved})."
     ]
 
 

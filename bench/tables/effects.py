@@ -1,9 +1,12 @@
-"""What each setting does: the effect of changing it and nothing else, averaged over all pairs of cells that show it."""
+"""What each setting does: the effect of changing it alone, averaged over all pairs of cells that show it.
+
+Where two settings change together, by default, it is the effect of both, and named by both.
+"""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,10 +16,11 @@ from bench.matrix.wording import counted, listing, written
 from bench.tables.caption import conditions, warnings_of
 from bench.tables.contrasts import LEAST_SEEDS
 from bench.tables.differences import about_watched, difference_text, labels, size_text
-from bench.tables.evidence import SPEED, Compared, Evidence
+from bench.tables.evidence import PEAK, SLIGHT, SPEED, Compared, Evidence
 from bench.tables.figures import listed, number
 from bench.tables.interactions import SHOWN, interactions, summary
 from bench.tables.pairs import (
+    EXCEPTIONS,
     SEED_AXIS,
     Change,
     Settings,
@@ -38,14 +42,15 @@ COLUMNS = (
     "axis", "since", "to", "measure", "unit", "estimate", "low", "high", "p", "p_holm", "verdict",
     "minimum_detectable", "pairs_count", "seeds_count",
 )  # fmt: skip
-CHANGE = "Change: of one setting; all others are equal, or follow from it by default."
+CHANGE = "Change: of one setting; all others are equal"
+TOGETHER = "Change: of one setting, or of two where both are named; all others are equal"
 SAME_TWICE = "A/A: the same settings with other seeds, which should show no difference."
 EFFECT = "Effect: of the value changed to, less that changed from"
-BYTES = "Bytes have no ±: one figure is that of every pair, two are the lowest and the highest."
+BYTES = f"Bytes have no ±: one figure is that of every pair, two are the lowest and the highest. {SLIGHT}"
 VERDICT = f"Verdict: on the value changed to; fewer than {LEAST_SEEDS} seeds are too few runs."
 ON_AVERAGE = "On average: not so in every pair."
-DETECTABLE = "Detectable: the true difference that a test like this finds with a probability of 80 %."
-PAIRS = "Pairs: of cells that differ in the change alone."
+DETECTABLE = "Detectable: the true effect that a test of it alone, at 5 %, finds with a probability of 80 %."
+PAIRS = "Pairs: of cells that differ as the change says."
 
 
 class Used(NamedTuple):
@@ -66,12 +71,12 @@ class Used(NamedTuple):
 def effects(evidence: Evidence) -> pd.DataFrame:
     """Estimate the effect of each change of a setting on each measure; a row a change and measure.
 
-    Columns: `axis`, `since` and `to` (its values), `measure` (the name of its column) and `unit`; the mean `estimate`
-    of what `to` has more than `since`, over `pairs_count` pairs of cells that differ in nothing else and `seeds_count`
-    seeds that all of them have; the interval from `low` to `high`, of exact measures the range over the pairs; `p`,
-    `p_holm` over all changes, `verdict` on `to`, and `minimum_detectable`. Which changes and pairs: `pairs.changes`.
-    A change none of whose pairs can be compared in a measure is `not comparable`, without numbers; where that holds for
-    every measure it has no row.
+    Columns: `axis`, `since` and `to` (its values; joined texts where two settings change together), `measure` (the name
+    of its column) and `unit`; the mean `estimate` of what `to` has more than `since`, over `pairs_count` pairs of cells
+    alike in all else and `seeds_count` seeds that all of them have; the interval from `low` to `high`, of exact
+    measures the range over the pairs; `p`, `p_holm` over all changes, `verdict` on `to`, and `minimum_detectable`.
+    Which changes and pairs: `pairs.changes`. A change none of whose pairs can be compared in a measure is
+    `not comparable`, without numbers; where that holds for every measure it has no row.
     """
     return _frame(evidence, _used(evidence, changes(evidence, settings_of(evidence))))
 
@@ -93,7 +98,7 @@ def effects_table(evidence: Evidence) -> Table:
     return Table(
         name="effects",
         title=f"{matrix}: what each setting does",
-        columns=tuple(_columns(evidence, rows)),
+        columns=tuple(_columns(evidence, rows, _about_changes(evidence, used))),
         rows=rows,
         caption=(*conditions(evidence.runs), *_averaged(evidence, rows)),
         notes=(*notes, *evidence.notes, *warnings_of(evidence.runs)),
@@ -131,9 +136,9 @@ def _frame(evidence: Evidence, used: Sequence[Used]) -> pd.DataFrame:
         del parts[0]
     described = pd.DataFrame(
         {
-            "axis": [one.change.axis for one in used],
-            "since": pd.Series([one.change.since for one in used], dtype=object),
-            "to": pd.Series([one.change.to for one in used], dtype=object),
+            "axis": [one.change.joined.axis for one in used],
+            "since": pd.Series([one.change.joined.since for one in used], dtype=object),
+            "to": pd.Series([one.change.joined.to for one in used], dtype=object),
             "measure": [one.measure.name for one in used],
             "unit": [one.measure.unit for one in used],
         }
@@ -143,7 +148,7 @@ def _frame(evidence: Evidence, used: Sequence[Used]) -> pd.DataFrame:
     return frame.assign(verdict=frame["verdict"].fillna("not comparable"), **counts)
 
 
-def _columns(evidence: Evidence, rows: pd.DataFrame) -> Iterator[Column]:
+def _columns(evidence: Evidence, rows: pd.DataFrame, about_changes: str) -> Iterator[Column]:
     measures = {measure.name: measure for measure in evidence.measures}
     label = labels(evidence)
     changed = _change_texts(rows)
@@ -160,7 +165,7 @@ def _columns(evidence: Evidence, rows: pd.DataFrame) -> Iterator[Column]:
 
     kinds = {measures[name].kind for name in rows["measure"]}
     mixed = any(verdict(row).endswith("average") for row in entries(rows))
-    yield Column("change", lambda row: changed[_place(row)], "left", about=_about_changes(rows))
+    yield Column("change", lambda row: changed[_place(row)], "left", about=about_changes)
     yield Column("measure", lambda row: label[row["measure"]], "left", about=about_watched(evidence))
     yield Column(
         "effect", effect, "left", about=_about_effects(evidence, rows) + (f" {BYTES}" if "exact" in kinds else "")
@@ -191,8 +196,20 @@ def _change_texts(rows: pd.DataFrame) -> dict[tuple[Hashable, ...], str]:
     return texts
 
 
-def _about_changes(rows: pd.DataFrame) -> str:
-    return f"{CHANGE} {SAME_TWICE}" if (rows["axis"] == SEED_AXIS).any() else CHANGE
+def _about_changes(evidence: Evidence, used: Sequence[Used]) -> str:
+    told = {id(one.change): one.change for one in used}.values()
+    exceptions = [text for axis, (name, text) in EXCEPTIONS.items() if _differs(evidence, told, axis, name)]
+    about = TOGETHER if any(change.along for change in told) else CHANGE
+    about += f", but for {listing(exceptions, 'and')}." if exceptions else "."
+    return f"{about} {SAME_TWICE}" if any(change.axis == SEED_AXIS for change in told) else about
+
+
+def _differs(evidence: Evidence, told: Iterable[Change], axis: str, name: str) -> bool:
+    """Tell whether a parameter differs in a pair of a change of `axis`."""
+    values = evidence.cells[name].to_numpy()
+    return any(
+        (values[change.pairs[:, 0]] != values[change.pairs[:, 1]]).any() for change in told if change.axis == axis
+    )
 
 
 def _about_effects(evidence: Evidence, rows: pd.DataFrame) -> str:
@@ -212,7 +229,7 @@ def _averaged(evidence: Evidence, rows: pd.DataFrame) -> Iterator[str]:
         examples = sorted({len(part.truth) for part in evidence.examples})
         by_example = f" and test example (n = {listing([f'{count:,}' for count in examples])})" if examples else ""
         yield (
-            f"Effects: means over n = {_span(known['pairs_count'])} pairs of cells that differ in nothing else, "
+            f"Effects: means over n = {_span(known['pairs_count'])} pairs of cells that differ as the change says, "
             f"paired by seed (n = {_span(known['seeds_count'])}){by_example}."
         )
     if len(tested := known[known["p_holm"].notna()]):
@@ -232,11 +249,11 @@ def _without_pair(settings: Settings, found: Sequence[Change]) -> Iterator[str]:
         for axis in settings.axes
     }
     if alone := [axis for axis, values in told.items() if not values]:
-        yield f"No effect of {listed(alone)}: no two cells differ in nothing else."
+        yield f"No effect of {listed(alone)}: no two cells differ in that alone."
     for axis, values in told.items():
         missing = [written(value) for value in settings.levels[axis] if value not in values]
         if values and missing:
-            yield f"No effect of {axis} {listed(missing)}: no other cell differs from it in nothing else."
+            yield f"No effect of {axis} {listed(missing)}: no other cell differs from it in {axis} alone."
 
 
 def _without_results(evidence: Evidence, found: Sequence[Change], used: Sequence[Used]) -> Iterator[str]:
@@ -268,6 +285,8 @@ def _difference(evidence: Evidence, measure: Compared, pair: np.ndarray) -> str:
     one, other = (evidence.groups[measure.name][cell] for cell in pair)
     if np.isnan(evidence.samples[measure.name].observed[pair]).all(axis=1).any():
         return "one of the two has none"
+    if measure.name == PEAK.name:
+        return "their batches differ"
     if measure.name != SPEED.name:
         return "they were not scored alike"
     if one is None or other is None:
@@ -275,22 +294,39 @@ def _difference(evidence: Evidence, measure: Compared, pair: np.ndarray) -> str:
     return f"one ran as {one}, the other as {other}"
 
 
-def _without_seeds(evidence: Evidence, used: Iterable[Used]) -> Iterator[str]:
+def _without_seeds(evidence: Evidence, used: Sequence[Used]) -> Iterator[str]:
     """Name the seeds that some cells of an average lack, and the cells whose pairs are left out for lack of seeds."""
-    lost: dict[tuple[Hashable, ...], dict[str, None]] = defaultdict(dict)
-    short: dict[tuple[Hashable, ...], dict[str, None]] = defaultdict(dict)
+    lost: dict[tuple[Hashable, ...], list[Used]] = defaultdict(list)
+    short: dict[tuple[Hashable, ...], list[Used]] = defaultdict(list)
     for one in used:
         known = ~np.isnan(evidence.samples[one.measure.name].observed)
         cells = np.unique(one.pairs)
         seeds = known[cells].any(axis=0) & ~one.shared
         if seeds.any():
-            lost[_without(evidence, known, cells, seeds)][one.change.name] = None
+            lost[_without(evidence, known, cells, seeds)].append(one)
         if len(one.short):
-            short[_without(evidence, known, np.unique(one.short), one.shared)][one.change.name] = None
-    for (cells_text, seeds_text), names in lost.items():
-        yield f"Seed {seeds_text} left out of {listed([*names])}: no result with it of {cells_text}."
-    for (cells_text, seeds_text), names in short.items():
-        yield f"Left out of {listed([*names])}: pairs with {cells_text}, without a result with seed {seeds_text}."
+            short[_without(evidence, known, np.unique(one.short), one.shared)].append(one)
+    measured = Counter(id(one.change) for one in used if len(one.pairs))
+    for (cells_text, seeds_text), of in lost.items():
+        for measures, names in _by_measures(evidence, of, measured):
+            yield f"Seed {seeds_text} left out of {measures}{names}: no figure with it of {cells_text}."
+    for (cells_text, seeds_text), of in short.items():
+        for measures, names in _by_measures(evidence, of, measured):
+            yield f"Left out of {measures}{names}: pairs with {cells_text}, without a figure with seed {seeds_text}."
+
+
+def _by_measures(evidence: Evidence, of: Iterable[Used], measured: Mapping[int, int]) -> Iterator[tuple[str, str]]:
+    """Name the changes by the measures that they are in `of` with, which are not named where they are all it has."""
+    by_change: dict[int, list[Used]] = defaultdict(list)
+    for one in of:
+        by_change[id(one.change)].append(one)
+    names: dict[str, list[str]] = defaultdict(list)
+    label = labels(evidence)
+    for change, its in by_change.items():
+        measures = listing([label[one.measure.name] for one in its], "and")
+        names["" if len(its) == measured[change] else f"{measures} of "].append(its[0].change.name)
+    for measures, of_measures in names.items():
+        yield measures, listed(of_measures)
 
 
 def _without(evidence: Evidence, known: np.ndarray, cells: np.ndarray, seeds: np.ndarray) -> tuple[str, str]:

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
-from bench.matrix.wording import closest, quoted
-from bench.tables.comparable import Cell, incomparable
+from bench.matrix.wording import closest, listing, quoted
+from bench.tables.comparable import Cell, incomparable, left_out, left_out_notes
 from bench.tables.contrasts import Better, Contrast, Sample, decided, estimates
 from bench.tables.examples import Examples, load_examples
 from bench.tables.figures import listed
-from bench.tables.load import first_runs
+from bench.tables.load import PARAMETER_NAMES, first_runs
 from bench.tables.pool import CELL, QUALITY, on_cpu, pool_seeds, train_peaks
 
 RESAMPLES = 1000
 RESAMPLING_SEED = 0
+UNKNOWN_EXECUTION = "unknown"
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Compared:
 
     `name` is its column. A difference in it is of kind `exact` (no noise: bytes), `ratio` (compared as logarithms,
     shown in percent) or `difference`. `label` and `unit` are what a reader sees; `scale` turns raw values into that
-    unit.
+    unit. Of an exact measure, a difference below the share `least` of its values counts as none.
     """
 
     name: str
@@ -36,10 +37,13 @@ class Compared:
     better: Better
     kind: Literal["exact", "ratio", "difference"]
     scale: float = 1.0
+    least: float = 0.0
 
 
 STORED = Compared("stored_bytes", "stored", "MB", "lower", "exact", 1e-6)
-PEAK = Compared("train_peak_bytes", "train peak", "MB", "lower", "exact", 1e-6)
+# Less of a peak is a matter of a tensor's dtype, or of how long the longest batch of a seed happens to be.
+PEAK = Compared("train_peak_bytes", "train peak", "MB", "lower", "exact", 1e-6, least=0.001)
+SLIGHT = "A train peak that differs by less than 0.1 % counts as the same."
 HOST_PEAK = Compared("train_peak_bytes", "train peak", "%", "lower", "ratio")
 SPEED = Compared("tokens_per_s", "tokens/s", "%", "higher", "ratio")
 ACCURACY = Compared("accuracy_after", "accuracy", "points", "higher", "difference", 100.0)
@@ -62,11 +66,12 @@ class Watched:
 class Evidence:
     """All that tables compare cells by.
 
-    runs: the frame of `load_results`, without the baseline's repeats, its index a RangeIndex; `repeats`: those. cells:
-    a row a cell (`pool_seeds`), whose numbers contrasts use. seeds: those that occur, in ascending order. samples: of
-    each compared measure its values by cell and seed. groups: of each measure what must be equal in two cells for a
-    comparison (None where a cell has no value, or ran under other conditions than the rest). apart: cells that ran
-    under other conditions than the baseline, and what differs.
+    runs: the frame of `load_results`, without the baseline's repeats, its index a RangeIndex; `repeats`: those. Runs
+    under other conditions than the rest of their cell are in `runs`, and in nothing else (`counted` has the others).
+    cells: a row a cell (`pool_seeds`), whose numbers contrasts use. seeds: those that occur, in ascending order.
+    samples: of each compared measure its values by cell and seed. groups: of each measure what must be equal in two
+    cells for a comparison (None where a cell has no value, or ran under other conditions than the rest). apart: cells
+    without a run under the baseline's conditions, and what differs.
     """
 
     runs: pd.DataFrame
@@ -81,6 +86,11 @@ class Evidence:
     watched: tuple[Watched, ...] = ()
     notes: tuple[str, ...] = ()
 
+    @property
+    def counted(self) -> pd.DataFrame:
+        """The runs that means and comparisons are of."""
+        return self.runs[~left_out(self.runs)]
+
     def comparable(self, one: int, other: int, measure: Compared) -> bool:
         """Tell whether two cells, by number, may be compared in a measure."""
         group = self.groups[measure.name]
@@ -88,10 +98,12 @@ class Evidence:
 
     def found(self, measure: Compared, contrasts: Sequence[Contrast]) -> pd.DataFrame:
         """Estimate contrasts as one family, with verdicts; in the unit of the measure."""
-        return in_unit(
-            decided(estimates(self.samples[measure.name], contrasts), measure.better, exact=measure.kind == "exact"),
-            measure,
-        )
+        sample = self.samples[measure.name]
+        found = decided(estimates(sample, contrasts), measure.better, exact=measure.kind == "exact")
+        if measure.least and len(found):
+            slight = found["estimate"].abs() < measure.least * np.nanmean(sample.observed)
+            found["verdict"] = found["verdict"].mask(slight, "no difference shown")
+        return in_unit(found, measure)
 
 
 def gather(frame: pd.DataFrame) -> Evidence:
@@ -104,15 +116,19 @@ def arrange(frame: pd.DataFrame, examples: tuple[Examples, ...], doubts: Sequenc
     runs = first_runs(frame).reset_index(drop=True)
     repeats = frame[frame["repeat"] > 0]
     cells = pool_seeds(runs).reset_index()
-    seeds = tuple(sorted(runs["seed"].unique().tolist()))
+    counts = ~left_out(runs)
+    seeds = tuple(sorted(runs["seed"][counts].unique().tolist()))
+    examples = _of_runs(examples, counts.to_numpy())
     watched, unknown = _watched(frame.attrs.get("watch_pairs", ()), examples)
     runs["train_peak_bytes"] = train_peaks(runs)
     runs.loc[runs["weights"] == "random", QUALITY] = np.nan
-    peak = HOST_PEAK if on_cpu(runs).any() else PEAK
+    counted = runs[counts]
+    peak = HOST_PEAK if on_cpu(counted).any() else PEAK
     measures = (STORED, peak, SPEED, ACCURACY, LOSS)
     places = _places(runs, cells, seeds)
     apart = incomparable(runs)
-    samples = {measure.name: _sample(runs, measure, places, (len(cells), len(seeds))) for measure in measures}
+    own_places = places[0][counts], places[1][counts]
+    samples = {measure.name: _sample(counted, measure, own_places, (len(cells), len(seeds))) for measure in measures}
     for measure, statistic in _statistics(watched).items():
         values = _by_examples(examples, places, (len(cells), len(seeds)), statistic)
         own = samples[measure.name].observed if measure.name in samples else values[0]
@@ -124,11 +140,11 @@ def arrange(frame: pd.DataFrame, examples: tuple[Examples, ...], doubts: Sequenc
         seeds=seeds,
         measures=(*measures, *(pair.compared for pair in watched)),
         samples=samples,
-        groups=_groups(runs, cells, samples, apart),
+        groups=_groups(counted, cells, samples, apart),
         apart=apart,
         examples=examples,
         watched=watched,
-        notes=(*doubts, *unknown, *_without_value(runs)),
+        notes=(*left_out_notes(runs), *doubts, *unknown, *_without_value(counted)),
     )
 
 
@@ -192,13 +208,22 @@ def _statistics(watched: Iterable[Watched]) -> dict[Compared, Statistic]:
     }
 
 
+def _of_runs(examples: Sequence[Examples], counts: np.ndarray) -> tuple[Examples, ...]:
+    """Leave out the examples of runs, by their rows, that do not count."""
+    if counts.all():
+        return tuple(examples)
+    of_runs = ("rows", "predicted_before", "predicted_after", "loss_after")
+    kept = [replace(part, **{name: getattr(part, name)[counts[part.rows]] for name in of_runs}) for part in examples]
+    return tuple(part for part in kept if len(part.rows))
+
+
 def _places(runs: pd.DataFrame, cells: pd.DataFrame, seeds: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Return for each run the number of its cell and that of its seed."""
+    """Return for each run the number of its cell and that of its seed; -1 where `seeds` has it not."""
     numbers = {cell: number for number, cell in enumerate(cells[CELL].itertuples(index=False, name=None))}
     of_seed = {seed: number for number, seed in enumerate(seeds)}
     return (
         np.array([numbers[cell] for cell in runs[CELL].itertuples(index=False, name=None)]),
-        np.array([of_seed[seed] for seed in runs["seed"]]),
+        np.array([of_seed.get(seed, -1) for seed in runs["seed"]]),
     )
 
 
@@ -233,7 +258,8 @@ def _groups(
     tested = _tested_on(runs).reindex(ids)
     kinds = {
         STORED.name: ["all"] * len(ids),
-        PEAK.name: ["all"] * len(ids),
+        # With other batches of its own, a cell has another peak.
+        PEAK.name: cells["seed_offset"].tolist(),
         SPEED.name: cells["execution_used"].tolist(),
         # Nats per token of the model's own tokenizer.
         LOSS.name: [None if on is None else (on, model) for on, model in zip(tested, cells["model"], strict=True)],
@@ -262,18 +288,21 @@ def _tested_on(runs: pd.DataFrame) -> pd.Series[Any]:
     return first.where(kinds.min() == kinds.max(), None)
 
 
-def _watched(pairs: Iterable[Sequence[str]], examples: Sequence[Examples]) -> tuple[tuple[Watched, ...], list[str]]:
+def _watched(pairs: Sequence[Sequence[str]], examples: Sequence[Examples]) -> tuple[tuple[Watched, ...], list[str]]:
     """Find the watched pairs among the labels that were scored; say which have none."""
     labels = dict.fromkeys(label for part in examples for label in part.labels)
+    if pairs and not labels:
+        return (), ["No watched pairs: there is no file of examples to count their confusions in."]
     found, doubts = [], []
-    for one, other in pairs if labels else ():
+    for one, other in pairs:
         unknown = [name for name in (one, other) if name not in labels]
         if not unknown:
             found.append(Watched((one, other)))
             continue
-        near = closest(unknown[0], labels)
-        fix = f"did you mean {near}?" if near else "correct watch_pairs in the matrix and run it again"
-        doubts.append(f"The watched pair {one} and {other}: the task has no label {quoted(unknown[0])}; {fix}")
+        near = [close for name in unknown if (close := closest(name, labels))]
+        fix = f"did you mean {listing(near)}?" if near else "correct watch_pairs in the matrix and run it again"
+        missing = listing([quoted(name) for name in unknown])
+        doubts.append(f"The watched pair {one} and {other}: the task has no label {missing}; {fix}")
     return tuple(found), doubts
 
 
@@ -285,3 +314,19 @@ def _without_value(runs: pd.DataFrame) -> Iterator[str]:
         if len(lost):
             names = [f"{id_} s{seed}" for id_, seed in lost[["id", "seed"]].itertuples(index=False, name=None)]
             yield f"No {measure.label} in the record of {listed(names)}, though it ended ok: left out."
+
+
+def executions(evidence: Evidence) -> np.ndarray:
+    """Return how the timed steps of each cell ran; speeds are compared only where this is the same."""
+    return np.asarray(evidence.cells["execution_used"].fillna(UNKNOWN_EXECUTION), dtype=object)
+
+
+def twins_of(evidence: Evidence) -> list[str | None]:
+    """Return of each cell with a seed_offset the id of the cell that it is but for that; None for all others."""
+    cells = evidence.cells
+    settings = [name for name in PARAMETER_NAMES if name not in ("seed_offset", "timeout")]
+    again = cells["seed_offset"] > 0
+    if not again.any():
+        return [None] * len(cells)
+    alike = cells["id"].where(~again).groupby([cells[name] for name in settings], dropna=False).transform("first")
+    return [twin if offset and isinstance(twin, str) else None for twin, offset in zip(alike, again, strict=True)]

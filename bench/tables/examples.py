@@ -21,7 +21,7 @@ from bench.run.store import evidence_name
 from bench.tables.figures import listed
 
 ASKED = ("index", "label", "label_tokens_count")
-COLUMNS = (*ASKED, "predicted_before", "predicted_after", "log_likelihood_before", "log_likelihood_after")
+COLUMNS = (*ASKED, "predicted_before", "predicted_after", "log_likelihood_after")
 
 # A run's columns.
 Answers = Mapping[str, np.ndarray]
@@ -31,20 +31,17 @@ Answers = Mapping[str, np.ndarray]
 class Examples:
     """What runs said to their test examples, which are the same for all of them.
 
-    rows: [runs] their rows in the frame. labels: all labels of the task. index, truth, tokens_count: [examples] the
-    example's row in its file, the number of its label, and that label's tokens. predicted_before and predicted_after:
-    [runs, examples] numbers of labels. loss_before and loss_after: [runs, examples] nats of the true label, summed over
-    its tokens.
+    rows: [runs] their rows in the frame. labels: all labels of the task. truth, tokens_count: [examples] the number of
+    the example's label, and that label's tokens. predicted_before and predicted_after: [runs, examples] numbers of
+    labels. loss_after: [runs, examples] nats of the true label after training, summed over its tokens.
     """
 
     rows: np.ndarray
     labels: tuple[str, ...]
-    index: np.ndarray
     truth: np.ndarray
     tokens_count: np.ndarray
     predicted_before: np.ndarray
     predicted_after: np.ndarray
-    loss_before: np.ndarray
     loss_after: np.ndarray
 
 
@@ -75,8 +72,8 @@ def load_examples(runs: pd.DataFrame) -> tuple[tuple[Examples, ...], tuple[str, 
         except (OSError, ValueError, LookupError, TypeError, pa.ArrowException) as error:
             problems[f"cannot be used ({_line(error)})"].append(f"{id_} s{seed}")
     sentences = [
-        f"The file of examples {what}: {listed(names)}. Intervals with these runs are of their seeds alone, "
-        "and they are not in the confusions."
+        f"The file of examples {what}: {listed(names)}. These runs are not in the confusions, and intervals take what "
+        "test examples add from other seeds, if there are any."
         for what, names in problems.items()
         if by_examples or what != "is missing"
     ]
@@ -97,7 +94,10 @@ def _read(path: Path, sha256: Any) -> tuple[tuple[str, ...], Answers]:
         raise ValueError("it does not tell the labels")
     labels = tuple(json.loads(table.schema.metadata[b"labels"]))
     number_of = {label: number for number, label in enumerate(labels)}
-    return labels, {name: _numbers(table[name].combine_chunks(), number_of) for name in COLUMNS}
+    answers = {name: _numbers(table[name].combine_chunks(), number_of) for name in COLUMNS}
+    if lost := [name for name, values in answers.items() if not np.isfinite(values).all()]:
+        raise ValueError(f"its {lost[0]} is not finite everywhere")
+    return labels, answers
 
 
 def _numbers(column: pa.Array, number_of: Mapping[str, int]) -> np.ndarray:
@@ -120,12 +120,10 @@ def _stacked(labels: tuple[str, ...], runs: list[tuple[int, Answers]]) -> Exampl
     return Examples(
         rows=np.array([row for row, _ in runs]),
         labels=labels,
-        index=asked["index"],
         truth=asked["label"],
         tokens_count=asked["label_tokens_count"],
         predicted_before=stacked("predicted_before"),
         predicted_after=stacked("predicted_after"),
-        loss_before=-stacked("log_likelihood_before"),
         loss_after=-stacked("log_likelihood_after"),
     )
 

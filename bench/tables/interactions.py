@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench.matrix.wording import counted, written
+from bench.matrix.wording import counted, listing, written
 from bench.tables.caption import conditions, warnings_of
 from bench.tables.contrasts import Contrast, estimates
 from bench.tables.differences import about_watched, difference_text, labels
 from bench.tables.evidence import Compared, Evidence, in_unit
 from bench.tables.figures import listed, number
 from bench.tables.pairs import (
+    EXCEPTIONS,
     Change,
     Settings,
     axis_name,
@@ -45,7 +46,9 @@ COLUMNS = (
     "couples_count", "seeds_count",
 )  # fmt: skip
 CHANGE = "Change: the setting whose effect depends on another one (by)."
-EFFECT = "Effect: at each value of the other setting, over the same values of all others; ±: half its 95 % interval."
+EFFECT = (
+    "Effect: at each value of the other setting, over the same values of all others{but}; ±: half its 95 % interval."
+)
 CHANGES = "Changes: the effect's sign, where both intervals exclude zero, or its size."
 COUPLES = "Couples: combinations of the other settings that occur at both values."
 HOLM = "p-values are corrected by Holm over all interactions tested in a measure."
@@ -81,12 +84,13 @@ def interactions(evidence: Evidence) -> pd.DataFrame:
     with an interval without zero, differ in sign; otherwise `size`.
 
     The interaction of two axes is the same contrast whichever of them is called the change: it is there once, with the
-    axis that stands first among the parameters as the change. Of exact measures a difference counts as shown where it
-    is more than `LEAST_OF_MEASURE` of the measure and more than `LEAST_OF_EFFECT` of the larger effect, as it is where
-    they differ in sign. Axes with more than `MOST_LEVELS` values take no part.
+    axis that stands first among the parameters as the change. Changes of several settings together have none. Of exact
+    measures a difference counts as shown where it is more than `LEAST_OF_MEASURE` of the measure and more than
+    `LEAST_OF_EFFECT` of the larger effect, as it is where they differ in sign. Axes with more than `MOST_LEVELS` values
+    take no part.
     """
     settings = settings_of(evidence)
-    found = list(_interactions(settings, changes(evidence, settings)))
+    found = list(_interactions(settings, [change for change in changes(evidence, settings) if change.along is None]))
     groups = groups_of(evidence)
     parts = [_of_measure(evidence, measure, found, groups[measure.name]) for measure in evidence.measures]
     known = [part for part in parts if len(part)] or parts[:1]
@@ -96,15 +100,16 @@ def interactions(evidence: Evidence) -> pd.DataFrame:
 
 def interactions_table(evidence: Evidence) -> Table:
     """Tabulate the interactions that are shown; there may be none."""
+    settings = settings_of(evidence)
     found = interactions(evidence)
     rows = found[found["changes"].notna()].reset_index(drop=True)
     matrix = evidence.runs["matrix"].iloc[0]
     return Table(
         name="interactions",
         title=f"{matrix}: effects that depend on another setting",
-        columns=tuple(_columns(evidence)),
+        columns=tuple(_columns(evidence, settings, rows)),
         rows=rows,
-        caption=(*conditions(evidence.runs), *summary(settings_of(evidence), found), f"{HOLM} {EXACT}"),
+        caption=(*conditions(evidence.runs), *summary(settings, found), f"{HOLM} {EXACT}"),
         notes=(*evidence.notes, *warnings_of(evidence.runs)),
     )
 
@@ -159,8 +164,9 @@ def _between_levels(settings: Settings, change: Change, by: str) -> Iterator[Int
     for level in np.unique(levels[couples[:, 1]]):
         between = couples[(levels[couples] == [first, level]).all(axis=1)]
         if len(between):
-            values = settings.levels[by]
-            yield Interaction(change, by, values[first], values[level], pairs[between])
+            values, cells = settings.levels[by], pairs[between]
+            equal = settings.with_equal_double_quant(cells)
+            yield Interaction(change, by, values[first], values[level], cells[equal] if equal.any() else cells)
 
 
 def _contrast(couples: np.ndarray) -> Contrast:
@@ -229,7 +235,7 @@ def _changes(frame: pd.DataFrame, measure: Compared, sizes: np.ndarray) -> list[
     ]
 
 
-def _columns(evidence: Evidence) -> Iterator[Column]:
+def _columns(evidence: Evidence, settings: Settings, rows: pd.DataFrame) -> Iterator[Column]:
     measures = {measure.name: measure for measure in evidence.measures}
 
     def effects(row: Row) -> str:
@@ -245,12 +251,19 @@ def _columns(evidence: Evidence) -> Iterator[Column]:
     label = labels(evidence)
     yield Column("measure", lambda row: label[row["measure"]], "left", about=about_watched(evidence))
     yield Column("at", lambda row: f"{written(row['level'])}\n{written(row['other_level'])}", "left")
-    yield Column("effect", effects, "left", about=EFFECT)
+    yield Column("effect", effects, "left", about=EFFECT.format(but=_but(settings, rows)))
     yield Column("changes", field("changes"), "left", about=CHANGES)
     yield Column("difference", apart, "left", priority=1, about=DIFFERENCE)
     yield Column("couples", field("couples_count"), priority=2, about=COUPLES)
     yield Column("seeds", field("seeds_count"), priority=2)
     yield Column("p\n(Holm)", lambda row: number(row["p_holm"], 3), priority=3)
+
+
+def _but(settings: Settings, rows: pd.DataFrame) -> str:
+    """Say which settings may differ along with those shown."""
+    shown = {*rows["axis"], *rows["by"]}
+    exceptions = [text for axis, (name, text) in EXCEPTIONS.items() if axis in shown and name in settings.levels]
+    return f", but for {listing(exceptions, 'and')}" if exceptions else ""
 
 
 def _change_text(row: Row) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from bench.tables.caption import conditions
-from bench.tables.confusions import Task, change, count, doubts, tasks_of
+from bench.tables.confusions import Task, change, count, doubts, tasks_of, together
 from bench.tables.evidence import Evidence
 from bench.tables.figures import listed, number
 from bench.tables.pool import CELL
@@ -37,7 +37,8 @@ def labels_table(evidence: Evidence) -> Table:
     """
     tasks = tasks_of(evidence)
     details = [_by_cell(evidence, task) for task in tasks]
-    rows = pd.concat([_pooled(detail) for detail in details], ignore_index=True) if details else pd.DataFrame()
+    compared = [kept for detail in details if len(kept := detail[together(evidence, detail)])]
+    rows = pd.concat(map(_pooled, compared), ignore_index=True) if compared else pd.DataFrame()
     if len(rows):
         order = rows.assign(rank=rows["f1_after"].round(9)).sort_values(["rank", "label", "task"], na_position="last")
         rows = rows.loc[order.index].reset_index(drop=True)

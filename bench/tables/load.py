@@ -42,7 +42,7 @@ ENVIRONMENT_NAMES = (
 COLUMNS = (
     *RECORD_NAMES, "is_baseline", *PARAMETER_NAMES, *MEASURE_NAMES, *RUN_NAMES, *ENVIRONMENT_NAMES, "result"
 )  # fmt: skip
-# Records from before these parameters were made with what is their default now.
+# Records from before these parameters were made with what is their default.
 LATER_DEFAULTS = {name: Parameters.model_fields[name].default for name in LATER}
 NUMBERS = frozenset(MEASURE_NAMES) | {"wall_s", "last_peak_allocated_bytes", "gpu_memory_bytes"}
 
@@ -58,7 +58,8 @@ def load_results(path: str | os.PathLike[str]) -> pd.DataFrame:
     Of a result without a plan every cell is there, in the order in which they first appeared.
     Columns: `matrix, id, key, seed, repeat, attempt, status, phase, message, hint, is_baseline`, every parameter, every
     measure of `bench.protocol.MEASURES` (float64, NaN where there is none, units in the names), when and where it ran
-    (`position`: its place in its seed's block, from 1), the environment, and `result`, the folder. Sentences on records
+    (`position`: its place, from 1, in its seed's block of the plan that it was run from; `started_at` tells the order
+    in which runs began), the environment, and `result`, the folder. Sentences on records
     that were left out, or could not be read, are in `attrs["warnings"]`; the matrix's pairs of labels that are easily
     confused, as tuples of two, in `attrs["watch_pairs"]`.
     A result that has no record yet gives no row.

@@ -11,6 +11,7 @@ from bench.matrix.cards import CONTEXT_BYTES
 from bench.protocol import PEAK_PARTS, PLACES
 from bench.tables.caption import conditions, warnings_of
 from bench.tables.cells import id_text
+from bench.tables.comparable import left_out_notes
 from bench.tables.figures import Unit, listed, number, number_column, signed, sized, unit_for
 from bench.tables.limits import OF_ALLOCATION, OF_NEED, limit_rules, short_of_need
 from bench.tables.parts import LIVE_AT_PEAK, place
@@ -98,7 +99,7 @@ def memory_table(frame: pd.DataFrame) -> Table:
             *([LIVE_AT_PEAK] if rows[PEAK].notna().any() else []),
             *_agreement(cells),
         ),
-        notes=(*_bounds(cells), *_disagreement(cells), *warnings_of(frame)),
+        notes=(*_bounds(cells), *_disagreement(cells), *left_out_notes(frame), *warnings_of(frame)),
     )
 
 

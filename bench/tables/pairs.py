@@ -1,16 +1,22 @@
-"""Which cells differ in one setting and in nothing else: the pairs that tell what that setting does."""
+"""Which cells differ in one setting alone, or in those that change together: the pairs that tell what these do.
+
+All other parameters of the two are equal, with two exceptions. `load_dtype` may change with `compute_dtype`, which it
+follows: to a user that is one choice. And `double_quant` means nothing unless both are 4-bit. `kbit_upcast` follows
+`quant_type` too, but costs memory and time of its own: where both change, the change is named by both.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from bench.matrix.parameters import DERIVED
+from bench.matrix.parameters import DERIVED, FOUR_BIT
 from bench.matrix.wording import written
 from bench.tables.contrasts import LEAST_SEEDS, Contrast
 from bench.tables.evidence import Compared, Evidence
@@ -24,23 +30,61 @@ MOST_VALUES = 12  # of an axis whose values are compared with others than the fi
 ROUNDING = 1e-9  # of the largest difference, what the sum of exact ones may be off
 SEED_AXIS = "seed_offset"
 NAMES = {SEED_AXIS: "A/A (seed_offset)"}
+SAME_CHOICE = "load_dtype"  # as compute_dtype
+OF_4_BIT = "double_quant"
+# By the parameter that changes: what may differ along with it and is not counted as a change, and how to say so.
+EXCEPTIONS = {
+    "compute_dtype": (SAME_CHOICE, "load_dtype where it follows compute_dtype"),
+    "quant_type": (OF_4_BIT, "double_quant where not both are 4-bit"),
+}
+# By the parameter that each follows.
+ALONG = {"quant_type": "kbit_upcast"}
+
+
+class Value(NamedTuple):
+    """What one parameter changes from and to."""
+
+    axis: str
+    since: Any
+    to: Any
+
+    @property
+    def text(self) -> str:
+        return change_text(self.since, self.to)
 
 
 @dataclass(frozen=True, eq=False)
 class Change:
     """A change of one parameter, `axis`, from a value to another.
 
-    pairs: [pairs, 2] the numbers of the cells that differ in it alone; the second has the value changed to.
+    pairs: [pairs, 2] the numbers of the cells that differ in it alone; the second has the value changed to. along: the
+    parameter that follows it and changes in all pairs too; None where the change is of `axis` alone.
     """
 
     axis: str
     since: Any
     to: Any
     pairs: np.ndarray
+    along: Value | None = None
 
     @property
     def name(self) -> str:
-        return f"{axis_name(self.axis)}: {change_text(self.since, self.to)}"
+        """`quant_type + kbit_upcast: none → nf4, false → true`."""
+        values = self.values
+        return f"{' + '.join(axis_name(one.axis) for one in values)}: {', '.join(one.text for one in values)}"
+
+    @property
+    def values(self) -> tuple[Value, ...]:
+        own = Value(self.axis, self.since, self.to)
+        return (own,) if self.along is None else (own, self.along)
+
+    @property
+    def joined(self) -> Value:
+        """The values as they are; as texts, such as `none, false`, where several parameters change."""
+        if self.along is None:
+            return self.values[0]
+        axes, since, to = zip(*self.values, strict=True)
+        return Value(", ".join(axes), ", ".join(map(written, since)), ", ".join(map(written, to)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,35 +92,57 @@ class Settings:
     """The parameters that vary between cells, but for those without effect.
 
     levels: of each, the values that occur, in the order of `ordered`. codes: [cells] which of them a cell has. axes:
-    the parameters that do not just follow another. follows: of each derived parameter that some cell sets otherwise,
-    [cells] which have it as `DERIVED` says; one that follows in every cell tells nothing, and is in `levels` alone.
+    the parameters that do not just follow another. follows: of each derived parameter, [cells] which have it as
+    `DERIVED` says. four_bit: [cells] which have a 4-bit base.
     """
 
     levels: Mapping[str, Sequence[Any]]
     codes: Mapping[str, np.ndarray]
     axes: tuple[str, ...]
     follows: Mapping[str, np.ndarray]
+    four_bit: np.ndarray
 
     def keys(self, groups: np.ndarray, without: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Return keys of groups of cells, [groups, cells], that those share whose settings are alike.
 
-        All settings count but for `without`. A derived parameter is alike where its values are the same, or where it
-        follows its rule in all cells; so a group has a key for each way in which it may be like others. The first
-        array returned is the group that each key in the second belongs to.
+        All settings count but for `without`: alike is what is equal, or one of the two exceptions above. So a group has
+        a key for each way in which it may be like others. The first array returned is the group that each key in the
+        second belongs to.
         """
-        plain = [self.codes[name][groups] for name in self.axes if name not in without and name not in self.follows]
-        derived = [name for name in self.follows if name not in without]
+        names = [name for name in self.levels if name not in without]
+        ways = {
+            SAME_CHOICE: [*self._as_compute_dtype(groups)],
+            OF_4_BIT: [*self._double_quant(groups)],
+        }
         numbers, columns = [], []
-        for ruled in product((False, True), repeat=len(derived)):
-            of_way = zip(derived, ruled, strict=True)
-            fits = np.ones(len(groups), bool)
-            parts = [*plain]
-            for name, by_rule in of_way:
-                fits &= self.follows[name][groups].all(axis=1) | (not by_rule)
-                parts.append(np.zeros_like(groups) if by_rule else self.codes[name][groups] + 1)
+        for way in product(*(ways[name] if name in ways else [self._equal(name, groups)] for name in names)):
+            fits = np.logical_and.reduce([fits for fits, _ in way] or [np.ones(len(groups), bool)])
             numbers.append(np.flatnonzero(fits))
-            columns.append(np.hstack([np.empty((len(groups), 0), int), *parts])[fits])
+            columns.append(np.hstack([np.empty((len(groups), 0), int), *(codes for _, codes in way)])[fits])
         return np.concatenate(numbers), _numbered(np.vstack(columns))
+
+    def with_equal_double_quant(self, groups: np.ndarray) -> np.ndarray:
+        """Tell which cells or groups to compare, [comparisons, 2] or [comparisons, 2, cells], have it equal."""
+        if OF_4_BIT not in self.codes:
+            return np.ones(len(groups), bool)
+        codes = self.codes[OF_4_BIT][groups].reshape(len(groups), 2, -1)
+        return np.asarray((codes[:, 0] == codes[:, 1]).all(axis=1))
+
+    def _equal(self, name: str, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return which groups this way applies to, [groups], and a column for each cell of a group."""
+        return np.ones(len(groups), bool), self.codes[name][groups] + 1
+
+    def _as_compute_dtype(self, groups: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        if SAME_CHOICE in self.codes:
+            yield self._equal(SAME_CHOICE, groups)
+            yield self.follows[SAME_CHOICE][groups].all(axis=1), np.zeros_like(groups)
+
+    def _double_quant(self, groups: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Let the cells of a group that are not 4-bit have each of the values that occur."""
+        if OF_4_BIT in self.codes:
+            four_bit, codes = self.four_bit[groups], self.codes[OF_4_BIT][groups]
+            for level in range(len(self.levels[OF_4_BIT])):
+                yield (level == 0) | ~four_bit.all(axis=1), np.where(four_bit, codes, level)
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +172,8 @@ def settings_of(evidence: Evidence) -> Settings:
         levels=levels,
         codes={name: np.array([place[row[name]] for row in rows], int) for name, place in places.items()},
         axes=tuple(name for name in names if name not in follows or not follows[name].all()),
-        follows={name: of_cells for name, of_cells in follows.items() if not of_cells.all()},
+        follows=follows,
+        four_bit=np.array([row["quant_type"] in FOUR_BIT for row in rows], bool),
     )
 
 
@@ -118,17 +185,25 @@ def ordered(values: Iterable[Any]) -> list[Any]:
 
 
 def changes(evidence: Evidence, settings: Settings) -> list[Change]:
-    """List all changes of one setting between cells of a result, axis by axis.
+    """List all changes of one setting between cells of a result, axis by axis; then those of several together.
 
-    Two cells differ in an axis alone where all other parameters are equal, but for derived ones that follow their rule
-    in both. Each value is compared with the axis's first one: false, the lowest number, or else the baseline's value.
-    So that nothing is told twice, two other values are compared only where that tells more than a detour over the
-    first: more pairs of cells with results differ by them than by either and the first one, or one of the two has no
-    such pair (the baseline is often a single cell, while other values are crossed with every axis). Of an axis with
-    more than `MOST_VALUES` values, each is compared with the first alone.
+    Each value is compared with the axis's first one: false, the lowest number, or else the baseline's value. So that
+    nothing is told twice, two other values are compared only where that tells more than a detour over the first: more
+    pairs of cells with results differ by them than by either and the first one, or one of the two has no such pair (the
+    baseline is often a single cell, while other values are crossed with every axis). Of an axis with more than
+    `MOST_VALUES` values, each is compared with the first alone.
+
+    Where some pairs of a change, with results, have `double_quant` equal, it is of those alone.
     """
     known = with_results(evidence)
-    return [change for axis in settings.axes for change in _changes(settings, axis, known)]
+    alone = [change for axis in settings.axes for change in _changes(settings, axis, known)]
+    together = [
+        change
+        for axis, along in ALONG.items()
+        if axis in settings.axes and along in settings.levels
+        for change in _changes_together(settings, (axis, along), known, alone)
+    ]
+    return alone + together
 
 
 def with_results(evidence: Evidence) -> np.ndarray:
@@ -226,21 +301,67 @@ def change_text(since: Any, to: Any) -> str:
 
 
 def _changes(settings: Settings, axis: str, known: np.ndarray) -> Iterator[Change]:
-    values, codes = settings.levels[axis], settings.codes[axis]
-    cells, keys = settings.keys(np.arange(len(codes))[:, None], (axis,))
-    of_few = len(values) <= MOST_VALUES
+    values = settings.levels[axis]
+    found = _by_values(settings, axis, _pairs(settings, axis, (axis,)), known)
+    count = {change: _count(pairs, known) for change, pairs in found.items()}
+    for since, to in found:
+        if _tells_more(since, to, count):
+            yield Change(axis, values[since], values[to], found[since, to])
+
+
+def _changes_together(
+    settings: Settings, axes: tuple[str, str], known: np.ndarray, alone: Sequence[Change]
+) -> Iterator[Change]:
+    """Yield the changes of an axis in which another one follows it, `axes`, less those told by a detour already."""
+    axis, along = axes
+    values, codes, follows = settings.levels[axis], settings.codes[along], settings.follows[along]
+    pairs = _pairs(settings, axis, axes)
+    by_rule = follows[pairs].all(axis=1) & (codes[pairs[:, 0]] != codes[pairs[:, 1]])
+    found = _by_values(settings, axis, pairs[by_rule], known)
+    place = {value: number for number, value in enumerate(values)}
+    count = Counter({change: _count(pairs, known) for change, pairs in found.items()})
+    for change in alone:
+        if change.axis == axis:
+            count[place[change.since], place[change.to]] += _count(change.pairs, known)
+    for (since, to), of_change in found.items():
+        if _tells_more(since, to, count):
+            ends = (settings.levels[along][codes[cell]] for cell in of_change[0])
+            yield Change(axis, values[since], values[to], of_change, Value(along, *ends))
+
+
+def _pairs(settings: Settings, axis: str, without: Sequence[str]) -> np.ndarray:
+    """Return the pairs, [pairs, 2], of cells that differ in an axis and are alike in all settings but `without`."""
+    codes = settings.codes[axis]
+    cells, keys = settings.keys(np.arange(len(codes))[:, None], without)
+    of_few = len(settings.levels[axis]) <= MOST_VALUES
     left = np.flatnonzero(of_few | (codes[cells] == 0))
     one, other = matches(keys[left], keys)
     pairs = np.stack([cells[left[one]], cells[other]], axis=1)
-    pairs = np.unique(pairs[codes[pairs[:, 0]] < codes[pairs[:, 1]]], axis=0)  # alike in several ways, but once
-    place, number = np.unique(codes[pairs] @ [len(values), 1], return_inverse=True)
-    found = {divmod(int(where), len(values)): pairs[number == of] for of, where in enumerate(place)}
-    count = {change: int(known[of_change].all(axis=1).sum()) for change, of_change in found.items()}
-    for (since, to), of_change in found.items():
-        over_first = [count.get((0, value), 0) for value in (since, to)]
-        tells_more = count[since, to] > max(over_first) or (count[since, to] and not min(over_first))
-        if since == 0 or tells_more:
-            yield Change(axis, values[since], values[to], of_change)
+    return np.unique(pairs[codes[pairs[:, 0]] < codes[pairs[:, 1]]], axis=0)  # alike in several ways, but once
+
+
+def _by_values(
+    settings: Settings, axis: str, pairs: np.ndarray, known: np.ndarray
+) -> dict[tuple[int, int], np.ndarray]:
+    """Part pairs by the values that they change from and to."""
+    count = len(settings.levels[axis])
+    place, number = np.unique(settings.codes[axis][pairs] @ [count, 1], return_inverse=True)
+    found = {}
+    for of, where in enumerate(place.tolist()):
+        of_change = pairs[number == of]
+        equal = settings.with_equal_double_quant(of_change)
+        found[divmod(where, count)] = of_change[equal] if known[of_change[equal]].all(axis=1).any() else of_change
+    return found
+
+
+def _count(pairs: np.ndarray, known: np.ndarray) -> int:
+    return int(known[pairs].all(axis=1).sum())
+
+
+def _tells_more(since: int, to: int, count: Mapping[tuple[int, int], int]) -> bool:
+    """Tell whether a change is from the first value, or tells more than a detour over it."""
+    over_first = [count.get((0, value), 0) for value in (since, to)]
+    return since == 0 or count[since, to] > max(over_first) or bool(count[since, to] and not min(over_first))
 
 
 def _numbered(columns: np.ndarray) -> np.ndarray:

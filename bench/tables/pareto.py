@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bench.tables.candidates import executions
-from bench.tables.evidence import ACCURACY, Evidence
+from bench.tables.evidence import ACCURACY, Evidence, executions, twins_of
 from bench.tables.pool import CELL
 
 PARETO = (
@@ -20,12 +19,14 @@ def front(evidence: Evidence) -> np.ndarray:
 
     Cells that cannot be compared do not beat one another: those with other test sets, or whose steps ran in another
     way. A cell without a run that ended ok, without one of the three figures, or that ran under other conditions than
-    the baseline is not on it, nor does it keep another off. Of cells that are equal in all three all are on it.
+    the baseline is not on it, nor does it keep another off; nor does one that has another's settings and other seeds.
+    Of cells that are equal in all three all are on it.
     """
     cells = evidence.cells
     costs = np.column_stack([cells["train_peak_bytes"], -cells["tokens_per_s"], -cells["accuracy_after"]]).astype(float)
     apart = np.array([cell in evidence.apart for cell in cells[CELL].itertuples(index=False, name=None)])
-    counts = np.isfinite(costs).all(axis=1) & (cells["ok_count"] > 0).to_numpy() & ~apart
+    twin = np.array([other is not None for other in twins_of(evidence)])
+    counts = np.isfinite(costs).all(axis=1) & (cells["ok_count"] > 0).to_numpy() & ~apart & ~twin
     found = np.zeros(len(cells), dtype=bool)
     kinds = list(zip(evidence.groups[ACCURACY.name], executions(evidence), strict=True))
     for kind in dict.fromkeys(kinds):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 
 import pandas as pd
 
 from bench.matrix.parameters import DERIVED
+from bench.tables.comparable import devices, left_out
 from bench.tables.load import MEASURE_NAMES, PARAMETER_NAMES
 from bench.tables.table import entries
 
@@ -19,11 +21,13 @@ def pool_seeds(frame: pd.DataFrame) -> pd.DataFrame:
     """Pool the runs of a result's cells: a row a cell, indexed by id and key, the baseline first.
 
     Every measure is the mean over the runs that ended ok; over all its runs where none of a cell did, so that what was
-    measured before a failure is not lost. Beside them stand `train_peak_bytes`, `{name}_min` and `{name}_max` of the
+    measured before a failure is not lost. Runs under other conditions than the rest of their cell are left out
+    (`comparable.left_out`). Beside the means stand `train_peak_bytes`, `{name}_min` and `{name}_max` of the
     measures in `SPREAD`, `scored_count` (the test examples of one seed: each scores the same ones), `seeds_count`,
     `ok_count`, `status` (`ok`, or `2 ok, 1 oom`), `execution_used` and `prediction_note`. Random weights have no
     quality; `train_peak_allocated_bytes` of a run that was killed in training is the last that it told.
     """
+    frame = frame[~left_out(frame)]
     frame = frame.assign(
         ok=frame["status"] == "ok",
         train_peak_allocated_bytes=allocated_peaks(frame),
@@ -32,7 +36,8 @@ def pool_seeds(frame: pd.DataFrame) -> pd.DataFrame:
     frame.loc[frame["weights"] == "random", QUALITY] = float("nan")
     frame["scored_count"] = frame["eval_examples_count"].where(frame["accuracy_after"].notna())
     by_cell = frame.groupby(CELL, sort=False)
-    counted = frame[frame["ok"] | ~by_cell["ok"].transform("any")].groupby(CELL, sort=False)
+    sound = frame[frame["ok"] | ~by_cell["ok"].transform("any")]
+    counted = sound.groupby(CELL, sort=False)
     cells: pd.DataFrame = pd.concat(
         [
             frame.drop_duplicates(CELL).set_index(CELL)[["matrix", "is_baseline", *PARAMETER_NAMES]],
@@ -41,8 +46,8 @@ def pool_seeds(frame: pd.DataFrame) -> pd.DataFrame:
             counted["scored_count"].max(),
             by_cell.size().rename("seeds_count"),
             by_cell["ok"].sum().rename("ok_count"),
-            by_cell["status"].agg(_status),
-            counted[["execution_used", "prediction_note"]].agg(_all_of),
+            _by_cell(frame, "status", _status),
+            *(_by_cell(sound, name, _all_of) for name in ("execution_used", "prediction_note")),
         ],
         axis=1,
     )
@@ -62,7 +67,7 @@ def chosen(cells: pd.DataFrame, names: list[str]) -> list[str]:
 
 def on_cpu(frame: pd.DataFrame) -> pd.Series[bool]:
     """Tell which runs had no GPU."""
-    return frame["gpu_name"].isna() & (frame["slot"] == "cpu")
+    return devices(frame) == "CPU"
 
 
 def allocated_peaks(frame: pd.DataFrame) -> pd.Series[float]:
@@ -79,12 +84,22 @@ def train_peaks(frame: pd.DataFrame) -> pd.Series[float]:
     return allocated_peaks(frame).where(~on_cpu(frame), frame["train_peak_rss_bytes"])
 
 
-def _all_of(values: pd.Series[str]) -> str | None:
-    return ", ".join(values.dropna().unique()) or None
+def _by_cell(runs: pd.DataFrame, name: str, say: Callable[[Counter[str]], str | None]) -> pd.Series[str]:
+    """Say of each cell what a text column holds in its runs, and how often; in Python, since pandas is slower at it."""
+    counts: dict[tuple[str, str], Counter[str]] = {}
+    for id_, key, value in zip(*(runs[column].tolist() for column in (*CELL, name)), strict=True):
+        of_cell = counts.setdefault((id_, key), Counter())
+        if isinstance(value, str):
+            of_cell[value] += 1
+    index = pd.MultiIndex.from_tuples(counts, names=CELL)
+    return pd.Series([say(of_cell) for of_cell in counts.values()], index, dtype=object, name=name)
 
 
-def _status(statuses: pd.Series[str]) -> str:
-    counts = Counter(statuses)
+def _all_of(counts: Counter[str]) -> str | None:
+    return ", ".join(counts) or None
+
+
+def _status(counts: Counter[str]) -> str:
     if len(counts) == 1:
-        return str(statuses.iloc[0])
+        return next(iter(counts))
     return ", ".join(f"{count} {status}" for status, count in sorted(counts.items(), key=lambda item: item[0] != "ok"))

@@ -15,6 +15,7 @@ from bench.protocol import LAYERS
 from bench.run.store import evidence_name
 from bench.tables.caption import conditions, warnings_of
 from bench.tables.cells import id_text
+from bench.tables.comparable import left_out_notes
 from bench.tables.evidence import Evidence
 from bench.tables.figures import listed, number, number_column, unit_for
 from bench.tables.pool import CELL, chosen
@@ -69,7 +70,8 @@ def quantization_table(evidence: Evidence) -> Table:
             *_without_reference(rows),
             *layers,
             *_without_figures(evidence),
-            *_by_seed(evidence.runs),
+            *_by_seed(evidence.counted),
+            *left_out_notes(evidence.runs),
             *warnings_of(evidence.runs),
         ),
     )
@@ -119,7 +121,7 @@ def _with_layers(evidence: Evidence, bases: pd.DataFrame) -> tuple[pd.DataFrame,
 
 def _layer_files(evidence: Evidence) -> dict[int, list[Path]]:
     """Map the number of a cell to the files of layers that its runs have."""
-    runs = evidence.runs
+    runs = evidence.counted
     there = {path for folder in runs["result"].unique() for path in (Path(folder) / LAYERS).glob("*.parquet")}
     if not there:
         return {}

@@ -6,17 +6,27 @@ import math
 import os
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
 from bench.errors import BenchError
-from bench.matrix.cards import CARDS, Card
+from bench.matrix.cards import CARDS, Card, card_named
 from bench.matrix.limits import read_cards
 from bench.matrix.wording import quoted
 from bench.tables.candidates import Out, Source
-from bench.tables.choice import MOST_SEEDS, Choice, Chooser, Differences, Reason, seeds_needed, told_apart
+from bench.tables.choice import (
+    MOST_SEEDS,
+    Choice,
+    Chooser,
+    Differences,
+    Reason,
+    comparisons_counts,
+    seeds_needed,
+    told_apart,
+)
+from bench.tables.comparable import distinct
 from bench.tables.contrasts import Contrast, Verdict, difference, estimates
 from bench.tables.evidence import ACCURACY, SPEED, Evidence, gather
 from bench.tables.figures import listed
@@ -38,6 +48,8 @@ OF_SEEDS_ALONE = (
     "other test examples would have shown."
 )
 _MARGIN = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,9})?)\s*(?:pts?|points?)?", re.ASCII | re.IGNORECASE)
+# What some drivers put behind a card's name, as in `NVIDIA H100 80GB HBM3`.
+_MEMORY = re.compile(r"\s+(?:[0-9]+GB|HBM[0-9]e?)\b", re.ASCII)
 _NUMBER = re.compile(r"[0-9]{1,2}(?:[.,][0-9]{1,9})?(?![0-9])", re.ASCII)
 
 
@@ -95,6 +107,11 @@ class Doubt:
     seeds_needed: int | None = None
     margin_points: float | None = None
 
+    @property
+    def of_accuracy(self) -> bool:
+        """Tell whether it is a doubt that seeds and test examples settle, if there are enough."""
+        return self.reason in ("quality", "better")
+
 
 @dataclass(frozen=True)
 class Change:
@@ -119,8 +136,9 @@ class Recommendation:
     winner: the answer where `answered`, or else what is shown so far; None where no cell can be chosen. second: the
     next fastest that is within the margin. best: the id of the cell that accuracy is compared with. tied: ids, the
     winner's among them, that are not shown to differ in speed. others: all cells but the winner. comparisons_count:
-    those that the intervals of accuracy hold for together. host_memory: train peaks are of the process, for want of a
-    GPU.
+    those that the intervals of accuracy hold for together. speeds_from: the GPUs, or CPUs, that tokens/s were measured
+    on; `speeds_from_card`: whether that is the card that was asked for, None where none was. host_memory: train peaks
+    are of the process, for want of a GPU.
     """
 
     matrix: str
@@ -139,14 +157,21 @@ class Recommendation:
     seeds_count: int
     examples_count: int
     comparisons_count: int
+    speeds_from: tuple[str, ...]
+    speeds_from_card: bool | None
     host_memory: bool
     notes: tuple[str, ...]
 
     @property
     def seeds_needed(self) -> int | None:
-        """How many seeds in all settle every doubt; None where there is none, or seeds alone do not settle each."""
-        needed = [doubt.seeds_needed or 0 for doubt in self.doubts]
+        """How many seeds in all settle every doubt of accuracy; None where there is none, or one that they do not."""
+        needed = [doubt.seeds_needed or 0 for doubt in self.doubts if doubt.of_accuracy]
         return max(needed) if needed and all(needed) else None
+
+    @property
+    def not_by_seeds(self) -> tuple[str, ...]:
+        """The ids of cells whose doubt more seeds are not known to settle."""
+        return tuple(doubt.id for doubt in self.doubts if doubt.seeds_needed is None)
 
 
 def read_margin(text: str) -> float:
@@ -170,11 +195,7 @@ def read_limit(text: str) -> Card:
     Raises:
         BenchError: it is neither.
     """
-    try:
-        (card,) = read_cards([text])
-    except BenchError as error:
-        named = [replace(problem, what=problem.what.replace("--card:", "--fits:", 1)) for problem in error.problems]
-        raise BenchError(named) from error
+    (card,) = read_cards([text], "--fits")
     return card
 
 
@@ -209,6 +230,7 @@ def recommend(evidence: Evidence, *, card: Card | None = None, margin: float = M
         raise BenchError(what, "run a matrix with pretrained weights and test examples")
     choice = chooser.choose(card, margin)
     found = standings(chooser, choice)
+    speeds_from = _hardware(chooser)
     return Recommendation(
         matrix=str(evidence.runs["matrix"].iloc[0]),
         answered=choice.answered,
@@ -226,6 +248,8 @@ def recommend(evidence: Evidence, *, card: Card | None = None, margin: float = M
         seeds_count=len(evidence.seeds),
         examples_count=int(np.nan_to_num(evidence.cells["scored_count"].max())),
         comparisons_count=choice.comparisons_count,
+        speeds_from=speeds_from,
+        speeds_from_card=None if card is None else _is_card(card, speeds_from),
         host_memory=bool(on_cpu(evidence.runs).any()),
         notes=(*evidence.notes, *([OF_SEEDS_ALONE] if choice.compared and not evidence.examples else [])),
     )
@@ -260,6 +284,19 @@ def standings(chooser: Chooser, choice: Choice) -> list[Standing]:
         )
         for number, row in enumerate(cells)
     ]
+
+
+def _hardware(chooser: Chooser) -> tuple[str, ...]:
+    """Name what the cells that can be chosen ran on; it is the same for all, where all know it."""
+    cells, runs = chooser.evidence.cells, chooser.evidence.runs
+    keys = cells["key"][[out is None for out in chooser.out]]
+    timed = runs[(runs["status"] == "ok") & runs["key"].isin(keys)]
+    return (*distinct(timed, "gpu_name"), *(f"CPU {name}" for name in distinct(timed[on_cpu(timed)], "cpu")))
+
+
+def _is_card(card: Card, hardware: tuple[str, ...]) -> bool:
+    names = [{card_named(name), card_named(_MEMORY.sub("", name))} for name in hardware]
+    return bool(names) and all(card.name in spelled for spelled in names)
 
 
 def _outcome(chooser: Chooser, choice: Choice, number: int) -> Outcome:
@@ -307,14 +344,17 @@ def _doubts(chooser: Chooser, choice: Choice) -> Iterator[Doubt]:
     for reason in dict.fromkeys(reason for _, reason in choice.open):
         numbers = [number for number, why in choice.open if why == reason]
         against = choice.winner if reason == "better" else choice.best
-        found = chooser.differences(against, choice.family)
+        found = chooser.differences(against, choice.family, choice.comparisons_count)
+        # A faster cell that is shown to be within the margin is the choice, and is then compared with all others too.
+        count = comparisons_counts(choice.family)[1] if reason == "quality" else choice.comparisons_count
         # What the choice gives up against the cell, or the cell against the best: to be shown to be below the margin.
         given_up = found.estimate[numbers] * (1 if reason == "better" else -1)
         variances = found.seeds_variance[numbers], found.examples_variance[numbers]
-        needed = seeds_needed(abs(choice.margin - given_up), *variances, choice.comparisons_count)
-        widest = told_apart(np.full(given_up.shape, MOST_SEEDS), *variances, choice.comparisons_count)
+        needed = seeds_needed(abs(choice.margin - given_up), *variances, count)
+        needed = np.where(found.enough[numbers], needed, np.nan)
+        widest = told_apart(np.full(given_up.shape, MOST_SEEDS), *variances, count)
         for place, number in enumerate(numbers):
-            of_quality = reason in ("quality", "better")
+            of_accuracy = reason in ("quality", "better")
             yield Doubt(
                 id=chooser.ids[number],
                 key=str(keys[number]),
@@ -322,8 +362,8 @@ def _doubts(chooser: Chooser, choice: Choice) -> Iterator[Doubt]:
                 against=chooser.ids[against],
                 tokens_per_s=float(chooser.speed[number]),
                 seeds_count=int(np.nan_to_num(found.seeds_count[number])),
-                seeds_needed=int(needed[place]) if of_quality and math.isfinite(needed[place]) else None,
-                margin_points=_known(max(0.0, given_up[place] + widest[place])) if of_quality else None,
+                seeds_needed=int(needed[place]) if of_accuracy and math.isfinite(needed[place]) else None,
+                margin_points=_known(max(0.0, given_up[place] + widest[place])) if of_accuracy else None,
                 **_difference(found, number),
             )
 
@@ -354,9 +394,12 @@ def _limits(chooser: Chooser, choice: Choice) -> Iterator[Change]:
 
 def _margins(chooser: Chooser, choice: Choice) -> Iterator[Change]:
     """Find the next larger margin with another answer, and the largest smaller one without this answer."""
-    if choice.winner is None or choice.to_best is None:
+    if choice.winner is None or choice.best is None or len(choice.family) < 2:
         return
-    waiting = _critical(-choice.to_best.low) | _critical(choice.to_best.high)
+    waiting: set[float] = set()
+    for count in comparisons_counts(choice.family):
+        to_best = chooser.differences(choice.best, choice.family, count)
+        waiting |= _critical(-to_best.low) | _critical(to_best.high)
     tried = choice.margin
     for _ in range(MOST_MARGINS):
         tried = min((margin for margin in waiting if tried < margin <= MOST_POINTS), default=math.inf)
@@ -380,7 +423,7 @@ def _ruled_out(chooser: Chooser, choice: Choice, numbers: list[int]) -> np.ndarr
     """Return by how many points, at most, cells are better than the choice; NaN where nothing is shown."""
     if choice.winner is None:
         return np.array([])
-    found = chooser.differences(choice.winner, choice.family)
+    found = chooser.differences(choice.winner, choice.family, choice.comparisons_count)
     return np.where(found.enough, found.high, np.nan)[numbers]
 
 

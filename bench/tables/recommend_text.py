@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 from rich.console import Console
-from rich.padding import Padding
 from rich.text import Text
 
-from bench.matrix.wording import counted, short_float
+from bench.matrix.cards import CARDS
+from bench.matrix.wording import counted, listing, short_float
 from bench.protocol import finite
 from bench.tables.choice import MOST_SEEDS, Reason
 from bench.tables.contrasts import LEAST_SEEDS
@@ -20,9 +20,11 @@ from bench.tables.headroom import EXPLAINED, LACKING, size_text
 from bench.tables.recommend import Change, Doubt, Outcome, Recommendation, Standing, Where
 from bench.tables.table import printable
 
-INDENT = 2
+INDENT = 2  # of a paragraph, and of its lines beside the first
 MOST_LINES = 24  # of cells, or of doubts; the rest is counted
 NOT_REACHED = "the evidence does not reach"
+NO_SPREAD = "the same in every seed, so that nothing tells how sure it is"
+UNNAMED = "hardware that the records do not name"
 
 
 @dataclass(frozen=True)
@@ -37,13 +39,18 @@ class Line:
 def show_recommendation(found: Recommendation, console: Console) -> None:
     """Print a recommendation, the answer first, wrapped to the console."""
     for line in describe(found):
+        first = " " * INDENT if line.indented else ""
+        rest = first + " " * INDENT if line.indented else ""
         text = Text(printable(line.text), style=line.style)
-        console.print(Padding(text, (0, 0, 0, INDENT), expand=False) if line.indented else text)
+        for place, wrapped in enumerate(text.wrap(console, console.width - len(rest))):
+            wrapped.rstrip()
+            console.print(Text(rest if place else first) + wrapped)
 
 
 def to_json(found: Recommendation) -> str:
-    """Write a recommendation as a JSON object, with `seeds_needed` for all doubts together."""
-    return json.dumps(finite({**asdict(found), "seeds_needed": found.seeds_needed}), allow_nan=False, indent=1)
+    """Write a recommendation as a JSON object, with `seeds_needed` for all doubts of accuracy together."""
+    of_doubts = {"seeds_needed": found.seeds_needed, "not_by_seeds": found.not_by_seeds}
+    return json.dumps(finite({**asdict(found), **of_doubts}), allow_nan=False, indent=1)
 
 
 def describe(found: Recommendation) -> list[Line]:
@@ -56,6 +63,8 @@ def describe(found: Recommendation) -> list[Line]:
         "What would change this": [CHANGES[change.where](change, found) for change in found.changes],
     }
     lines = [Line(_headline(found), style="bold")]
+    if found.winner:
+        lines.append(Line(f"speeds: {_speeds(found)}"))
     for title, texts in sections.items():
         if shown := list(texts):
             lines += [Line(title, style="bold"), *(Line(text, indented=True) for text in shown)]
@@ -64,17 +73,32 @@ def describe(found: Recommendation) -> list[Line]:
 
 
 def _headline(found: Recommendation) -> str:
-    where = f" on {_card(found.card, found.memory_bytes)}" if found.card else ""
+    card = _card(found.card, found.memory_bytes) if found.card else ""
     if found.winner is None:
         fitting = [one for one in found.others if one.outcome in ("does not fit", "may not fit")]
-        why = f"none is known to fit{where.replace(' on', '')}" if fitting else "none ended with figures to compare"
+        why = f"none is known to fit {card}".rstrip() if fitting else "none ended with figures to compare"
         return f"No cell can be recommended: {why}"
     if found.answered and not found.comparisons_count:
-        return f"{found.winner.id}: the only cell there is to choose{where}"
-    margin = f"within {_points(found.margin_points)} of the best accuracy"
+        return f"{found.winner.id}: the only cell there is to choose{f' that fits {card}' if card else ''}"
+    fastest = f"the fastest cell that {f'fits {card} and ' if card else ''}is {_within_margin(found)}"
     if found.answered:
-        return f"{found.winner.id}: the fastest cell{where} that is {margin}"
-    return f"{NOT_REACHED.capitalize()} to name the fastest cell{where} {margin}; so far: {found.winner.id}"
+        return f"{found.winner.id}: {fastest}"
+    return f"{NOT_REACHED.capitalize()} to name {fastest}; so far: {found.winner.id}"
+
+
+def _within_margin(found: Recommendation) -> str:
+    return f"within {_points(found.margin_points)} of the best accuracy"
+
+
+def _speeds(found: Recommendation) -> str:
+    """Say where the speeds were measured, and that another card may order cells otherwise."""
+    measured = f"measured on {listing(found.speeds_from, 'and') or UNNAMED}"
+    if found.card is None or found.speeds_from_card:
+        return measured
+    card = size_text(found.card)
+    if found.card in CARDS:
+        return f"{measured}, not on {card}, where their order may differ"
+    return f"{measured}; on another card, of {card}, their order may differ"
 
 
 def _why(found: Recommendation) -> Iterator[str]:
@@ -111,12 +135,16 @@ def _doubts(found: Recommendation) -> Iterator[str]:
         yield from (f"{doubt.id}: {_doubt(doubt)}" for doubt in of_reason[:MOST_LINES])
         yield from _more(of_reason)
     yield from _grouped((doubt.id, f"too few runs: {counted(doubt.seeds_count, 'seed')}") for doubt in untold)
-    if found.doubts:
-        yield _seeds(found)
+    judged = [doubt for doubt in found.doubts if doubt.of_accuracy]
+    if judged:
+        yield _seeds(judged, found)
+    reasons = {doubt.reason for doubt in found.doubts}
+    if beyond := [text for reason, text in BEYOND_SEEDS.items() if reason in reasons]:
+        yield f"more seeds do not tell {listing(beyond)}"
 
 
 def _too_few(doubt: Doubt) -> bool:
-    return doubt.reason in ("quality", "better") and doubt.seeds_count < LEAST_SEEDS
+    return doubt.of_accuracy and doubt.seeds_count < LEAST_SEEDS
 
 
 REASONS: dict[Reason, Callable[[Doubt, Recommendation], str]] = {
@@ -132,34 +160,41 @@ REASONS: dict[Reason, Callable[[Doubt, Recommendation], str]] = {
 }
 
 
+# What more seeds do not tell.
+BEYOND_SEEDS: dict[Reason, str] = {
+    "speed": "which is faster of cells that ran in different ways",
+    "fit": "which cells fit",
+}
+
+
 def _doubt(doubt: Doubt) -> str:
     speed = f"{number(doubt.tokens_per_s, 0)} tokens/s"
-    if doubt.reason in ("speed", "fit"):
+    if not doubt.of_accuracy:
         return speed
     interval = _interval(doubt.difference_points, doubt.difference_low_points, doubt.difference_high_points)
+    if doubt.difference_low_points is None:
+        return f"{speed}, {interval} points; {NO_SPREAD}"
     told = f"{doubt.seeds_needed} seeds tell" if doubt.seeds_needed else f"not even {MOST_SEEDS} seeds tell"
     return f"{speed}, {interval} points; {told}"
 
 
-def _seeds(found: Recommendation) -> str:
-    """Say what would settle the doubts."""
-    judged = [doubt for doubt in found.doubts if doubt.reason in ("quality", "better")]
+def _seeds(judged: Sequence[Doubt], found: Recommendation) -> str:
+    """Say what would settle the doubts of accuracy."""
     if any(map(_too_few, judged)):
         how = _command(LEAST_SEEDS - found.seeds_count)
         return f"with {LEAST_SEEDS} seeds of every cell{how} it can be told how many settle this"
-    needed = [doubt.seeds_needed for doubt in judged if doubt.seeds_needed]
-    if len(needed) < len(judged):
+    if any(doubt.difference_low_points is None for doubt in judged):
+        return f"with more seeds{_command(1)} it can be told how many settle this"
+    if found.seeds_needed is None:
         bear = max(doubt.margin_points or 0.0 for doubt in judged)
         bear = min([bear, *(change.margin_points for change in found.changes if change.where == "larger margin")])
         return (
             f"{number(found.examples_count, 0)} test examples are too few to tell what is this close to the margin, "
             f"even with {MOST_SEEDS} seeds; they bear one of {number(math.ceil(bear * 10) / 10, 1)} points"
         )
-    if not needed:
-        return "more seeds do not settle this"
     return (
-        f"{max(needed)} seeds in all{_command(max(needed) - found.seeds_count)} tell each with a probability of 80 %, "
-        "if the differences and their variances are as they look now"
+        f"{found.seeds_needed} seeds in all{_command(found.seeds_needed - found.seeds_count)} tell each difference of "
+        "accuracy with a probability of 80 %, if the differences and their variances are as they look now"
     )
 
 
@@ -177,7 +212,12 @@ def _second(found: Recommendation) -> Iterator[str]:
 
 def _others(found: Recommendation) -> Iterator[str]:
     told = {found.second.key if found.second else "", *(doubt.key for doubt in found.doubts)}
-    yield from _grouped((one.id, OUTCOMES[one.outcome](one, found)) for one in found.others if one.key not in told)
+    others = [one for one in found.others if one.key not in told]
+    larger = [one for one in others if one.outcome == "does not fit" and one.need_bytes and not one.reason]
+    if len(larger) > 1:
+        others = [one for one in others if one not in larger]
+        yield f"{listed([one.id for one in larger])}: {_do_not_fit(larger, found)}"
+    yield from _grouped((one.id, OUTCOMES[one.outcome](one, found)) for one in others)
 
 
 def _against(found: Recommendation) -> str:
@@ -206,13 +246,24 @@ def _does_not_fit(one: Standing, found: Recommendation) -> str:
     return f"does not fit: needs {_need(one)}{of}"
 
 
+def _do_not_fit(larger: Sequence[Standing], found: Recommendation) -> str:
+    """Say it of several cells at once, each of which has its own need."""
+    sources = listing(sorted({str(one.need_source) for one in larger}))
+    ends = sorted(one.need_bytes or 0 for one in larger)
+    least, most = (number(end / GB, 2) for end in (ends[0], ends[-1]))
+    needs = f"{least} GB" if least == most else f"{least} to {most} GB"
+    return f"do not fit: need {needs} ({sources}), and the card has {sized(_or_nan(found.memory_bytes))}"
+
+
 def _may_not_fit(one: Standing) -> str:
     return f"may not fit: needs {_need(one)} or more" if one.need_bytes else "may not fit: its need is not known"
 
 
 def _open(one: Standing) -> str:
-    if one.seeds_count < LEAST_SEEDS or one.difference_low_points is None:
+    if one.seeds_count < LEAST_SEEDS or one.difference_points is None:
         return f"too few runs: {counted(one.seeds_count, 'seed')}"
+    if one.difference_low_points is None:
+        return f"accuracy not decided: {_difference(one)}, {NO_SPREAD}"
     return f"accuracy not decided: {_difference(one)}"
 
 
@@ -275,10 +326,11 @@ def _basis(found: Recommendation) -> str:
         if found.comparisons_count
         else ""
     )
+    speeds = f" Speeds: {_speeds(found)}."
     peak = " Train peak: host memory, for want of a GPU." if found.host_memory else ""
     return (
         f"{found.matrix}: {counted(found.cells_count, 'cell')}, n = {counted(found.seeds_count, 'seed')}, "
-        f"{number(found.examples_count, 0)} test examples. Intervals and ±: 95 %.{together}{peak}"
+        f"{number(found.examples_count, 0)} test examples. Intervals and ±: 95 %.{together}{speeds}{peak}"
     )
 
 

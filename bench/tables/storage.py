@@ -9,6 +9,7 @@ import pandas as pd
 from bench.protocol import PLACES
 from bench.tables.caption import conditions, warnings_of
 from bench.tables.cells import id_text
+from bench.tables.comparable import left_out_notes
 from bench.tables.figures import Unit, listed, number_column, signed, unit_for
 from bench.tables.parts import PLACED, Part, place, size
 from bench.tables.pool import CELL, pool_seeds
@@ -57,7 +58,7 @@ def storage_table(frame: pd.DataFrame) -> Table:
         columns=informative(_columns(rows, unit), rows),
         rows=rows,
         caption=conditions(frame),
-        notes=(*_off(rows), *warnings_of(frame)),
+        notes=(*_off(rows), *left_out_notes(frame), *warnings_of(frame)),
     )
 
 

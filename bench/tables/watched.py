@@ -10,7 +10,7 @@ import pandas as pd
 from bench.matrix.wording import counted
 from bench.tables.caption import conditions
 from bench.tables.cells import id_text
-from bench.tables.confusions import DIRECTION, MEANS, SHARE, Confusions, change, confusions_of, count, doubts
+from bench.tables.confusions import DIRECTION, MEANS, SHARE, Confusions, change, confusions_of, count, doubts, together
 from bench.tables.contrasts import LEAST_SEEDS, Contrast, difference, estimates
 from bench.tables.evidence import Compared, Evidence
 from bench.tables.figures import listed, number, signed
@@ -68,7 +68,8 @@ def _watched_rows(
     pooled = [
         {"matrix": cells["matrix"].iloc[0], "is_baseline": False, "cells_count": len(part), **part[[*SHARES]].mean(),
          **part[["task", "examples_count", "first_examples_count"]].iloc[0]}
-        for part in scored
+        for part in (part[together(evidence, cells.loc[part.index])] for part in scored)
+        if len(part)
     ]  # fmt: skip
     rows = pd.concat([pd.DataFrame(pooled), by_cell.drop(index=elsewhere).assign(cells_count=1)], ignore_index=True)
     return rows.assign(first=names[0], second=names[1])[

@@ -5,7 +5,7 @@ import torch
 
 from bench.cell import failures
 from bench.cell.failures import Diverged, Invalid, Shortage, describe
-from bench.protocol import PHASES, STATUSES
+from bench.protocol import PHASES, STATUSES, Phase
 
 OOM = "out of memory in phase train"
 GB, MB = 10**9, 10**6
@@ -73,6 +73,19 @@ def test_every_phase_that_takes_memory_has_a_hint_of_its_own() -> None:
     assert {phase for phase in PHASES if describe(error, phase)[2]} == {*PHASES} - {"verify"}
     assert "quantize" in failures.OOM_HINTS["load"]
     assert "nvidia-smi" in failures.OOM_HINTS["start"]
+
+
+@pytest.mark.parametrize("phase", ["start", "reference"])
+def test_memory_that_the_host_lacks_is_not_put_down_to_others_on_the_gpu(phase: Phase) -> None:
+    assert describe(MemoryError(), phase) == ("oom", f"out of memory in phase {phase}: the host has no more", None)
+
+
+@pytest.mark.parametrize("phase", ["verify", "score_before"])  # a base that another cell has scored has no phase
+def test_a_base_that_gives_no_number_is_not_put_down_to_training(phase: Phase) -> None:
+    *_, hint = describe(Diverged("the held-out loss before training is nan"), phase)
+
+    assert "learning_rate" not in str(hint)
+    assert "load_dtype: bfloat16" in str(hint)
 
 
 def test_the_first_line_of_an_error_is_what_is_wrong() -> None:

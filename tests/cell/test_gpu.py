@@ -18,8 +18,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from bench.cell import adapters, encoding, graphs, meters, quantize, reference, scoring, steps, storage, trie, worker
+from bench.cell import adapters, encoding, graphs, meters, quantize, scoring, steps, storage, trie, worker
 from bench.cell.devices import move
+from bench.cell.divergence import compare_next_tokens
 from bench.cell.encoding import TokenizedExample
 from bench.cell.failures import Shortage
 from bench.cell.train import EAGER_STEPS
@@ -586,6 +587,7 @@ def test_what_does_not_fit_a_smaller_card_ends_as_oom_in_its_phase(given: dict[s
 def test_what_torch_lacked_when_memory_ran_out_is_known() -> None:
     noted: list[Shortage] = []
     meters.watch_out_of_memory(GPU, noted.append)
+    gc.collect()  # the graphs of earlier tests hold memory until they are collected
     torch.cuda.empty_cache()
     total = torch.cuda.get_device_properties(GPU).total_memory
     torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_allocated(GPU) + GB) / total, GPU)
@@ -677,7 +679,7 @@ def test_a_model_agrees_with_itself(tiny: Callable[[str], Path]) -> None:
     found = dict(follow(model))
     of_reference = torch.stack([found[row].cpu() for row in range(len(found))])
 
-    measures = reference.compare_next_tokens(model, prompts(True), of_reference)
+    measures = compare_next_tokens(model, prompts(True), of_reference)
 
     assert measures == {"next_token_prompts_count": 5, "next_token_kl_before": 0.0, "next_token_agreement_before": 1.0}
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -234,8 +235,9 @@ def test_the_packaged_model_is_compared_with_its_checkpoint(smollm2: Path, all_t
         lambda tensors: {name: t[:, :60] if Q_PROJ in name else t for name, t in tensors.items()},
         lambda tensors: {name: t.flatten() if Q_PROJ in name else t for name, t in tensors.items()},
         lambda tensors: {name: t * 0 if Q_PROJ in name else t for name, t in tensors.items()},
+        lambda tensors: {name: t * 0 + 0.1 if Q_PROJ in name else t for name, t in tensors.items()},
     ],
-    ids=["missing", "renamed", "narrower", "flat", "zero"],
+    ids=["missing", "renamed", "narrower", "flat", "zero", "constant"],
 )
 def test_a_layer_that_cannot_be_compared_is_left_out(
     copy: Callable[[str], Path], change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]
@@ -266,6 +268,20 @@ def test_nothing_is_compared_where_there_is_nothing_to_compare(
     assert errors_of(tiny("llama"), **given) == ()
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, 1e30])
+def test_a_layer_whose_error_is_no_number_is_kept(copy: Callable[[str], Path], value: float) -> None:
+    asked = parameters(model=str(folder := copy("llama")), quant_type="nf4")
+    model, _ = quantize.load(asked, CPU)
+    whole = weight_errors(model, asked, None)
+
+    rewrite(folder, lambda tensors: {name: t * 0 + value if Q_PROJ in name else t for name, t in tensors.items()})
+
+    broken, *others = weight_errors(model, asked, None)
+    assert (broken.module, tuple(others)) == (Q_PROJ, whole[1:])
+    assert math.isnan(broken.rmse_per_sigma)
+    assert all(math.isnan(summary((*others, broken))[name]) for name in ("weight_error", "weight_error_max"))
+
+
 # Their summary --------------------------------------------------------------------------------------------------------
 
 
@@ -279,3 +295,15 @@ def test_the_mean_of_layers_is_weighted_by_their_size() -> None:
         "weight_error_layers_count": 2,
     }
     assert summary(()) == {}
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_an_error_that_is_no_number_shows_in_a_summary_wherever_it_stands(place: int) -> None:
+    errors = [LayerError("a", 100, 0.1, 1.0), LayerError("b", 300, 0.6, 2.0)]
+    errors.insert(place, LayerError("c", 100, math.nan, 0.0))
+
+    found = summary(errors)
+
+    assert math.isnan(found["weight_error"])
+    assert math.isnan(found["weight_error_max"])
+    assert found["weight_error_layers_count"] == 3

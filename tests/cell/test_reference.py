@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -16,12 +18,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
-from bench.cell import precision, reference, scoring, trie
+from bench.cell import precision, reference, scoring
 from bench.cell.reference import HeldOut, Unavailable
-from bench.cell.scoring import Scores
 from bench.cell.tasks import Example, Task, load_task
 from bench.protocol import Request
 from tests.cell.examples import CPU, load, parameters
@@ -31,6 +30,12 @@ ROOT = Path(__file__).parents[2]
 TASK = {"task": "intents", "train_examples": 24, "eval_examples": 24, "max_length": 96}
 KEY = "a" * 64
 PATIENCE_S = 120
+
+# What a module that Python imports at its start may print: no JSON, no message, no text.
+NOISE = """
+import os
+os.write(1, b'hello\\n{"kind": "end"}\\n{"kind": "progress"}\\n[1, 2]\\n7\\n\\xff\\n')
+"""
 
 
 def held_out(eval_examples: int = 24, max_length: int = 96) -> HeldOut:
@@ -81,7 +86,7 @@ def test_cells_that_need_a_reference_at_once_have_it_computed_once_as_they_would
     assert told[-1] == (24, 24)
     model = load(tiny("llama"), compute_dtype="bfloat16", load_dtype="bfloat16")
     with precision.autocast(reference.sixteen_bit(parameters(), CPU), CPU):
-        scores = scoring.score(model, held_out().prompts, trie.build(held_out().labels))
+        scores = scoring.score(model, held_out().prompts, held_out().label_trie)
         ((rows, tokens), *_) = scoring.next_tokens(model, held_out().next_token_prompts)
     for found in (one, other):
         np.testing.assert_array_equal(found.scores.log_likelihoods, scores.log_likelihoods)
@@ -140,19 +145,78 @@ def test_where_nothing_can_be_written_there_is_no_reference(tmp_path: Path) -> N
         reference.obtain(tmp_path / "file", KEY, request(tmp_path))
 
 
-def test_a_process_that_is_killed_is_told_as_such(
+@pytest.mark.parametrize(
+    ("number", "told", "is_kept"),
+    [
+        (signal.SIGKILL, "its process was ended by SIGKILL; the next cell that needs it tries again", False),
+        (signal.SIGTERM, "its process was ended by SIGTERM; the next cell that needs it tries again", False),
+        (signal.SIGABRT, "its process was ended by SIGABRT; remove", True),
+        (signal.SIGRTMIN + 1, f"its process was ended by signal {signal.SIGRTMIN + 1}; remove", True),
+    ],
+    ids=str,
+)
+def test_a_process_that_a_signal_ends_is_told_as_such_and_tried_again_where_somebody_sent_it(
+    tmp_path: Path, started: list[subprocess.Popen[str]], number: int, told: str, is_kept: bool
+) -> None:
+    def end() -> None:
+        wait_for(lambda: started)
+        started[0].send_signal(number)
+
+    sender = threading.Thread(target=end)
+    sender.start()
+    with pytest.raises(Unavailable, match=f"^{told}"):
+        reference.obtain(tmp_path, KEY, request(tmp_path))
+    sender.join()
+    assert [path.suffix for path in tmp_path.glob("*.json")] == [".json"] * is_kept
+
+
+def test_what_others_print_in_the_process_is_passed_over(
+    tiny: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(NOISE)
+    monkeypatch.syspath_prepend(tmp_path)
+    told: list[tuple[int, int]] = []
+
+    found = reference.obtain(
+        tmp_path / "shared", KEY, request(tiny("llama")), lambda done, total: told.append((done, total))
+    )
+
+    assert len(found.scores.log_likelihoods) == 24
+    assert told[-1] == (24, 24)
+
+
+def test_a_process_that_takes_too_long_is_ended_and_not_tried_again(
     tiny: Callable[[str], Path], tmp_path: Path, started: list[subprocess.Popen[str]]
 ) -> None:
-    def kill() -> None:
-        while not started:
-            time.sleep(0.01)
-        started[0].kill()
+    for _ in range(2):
+        with pytest.raises(Unavailable, match=r"^it was not computed within half of a cell's timeout of 0.2 s; raise"):
+            reference.obtain(tmp_path, KEY, request(tiny("llama"), timeout=0.2))
 
-    killer = threading.Thread(target=kill)
-    killer.start()
-    with pytest.raises(Unavailable, match="its process was ended by SIGKILL"):
-        reference.obtain(tmp_path, KEY, request(tiny("llama")))
-    killer.join()
+    assert [process.returncode for process in started] == [-signal.SIGKILL]
+
+
+def test_a_cell_does_not_wait_too_long_for_another(tmp_path: Path, started: list[subprocess.Popen[str]]) -> None:
+    with (tmp_path / f"reference-{KEY[:32]}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(
+            Unavailable, match=r"^another cell did not have it within half of a cell's timeout of 0.2 s"
+        ):
+            reference.obtain(tmp_path, KEY, request(tmp_path, timeout=0.2))
+
+    assert not started
+    assert not list(tmp_path.glob("*.json"))
+
+
+def test_a_process_that_cannot_be_started_is_not_put_down_to_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "no_python"))
+
+    with pytest.raises(Unavailable, match=r"its process cannot be started: .*no_python") as caught:
+        reference.obtain(tmp_path, KEY, request(tmp_path))
+
+    assert "written" not in str(caught.value)
+    assert not list(tmp_path.glob("*.json"))
 
 
 def test_a_worker_that_is_killed_takes_the_process_with_it_and_leaves_the_next_one_free_to_try(
@@ -263,7 +327,7 @@ def test_a_key_changes_with_all_that_a_reference_depends_on(
         of(attn_implementation="eager"),
         of(asked=held_out(eval_examples=20)),
         of(asked=held_out(max_length=30)),
-        of(asked=replace(whole, labels=whole.labels[::-1])),
+        of(asked=replace(whole, label_tokens=whole.label_tokens[::-1])),
     ]
     monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
     keys.append(of())
@@ -275,85 +339,3 @@ def test_a_key_changes_with_all_that_a_reference_depends_on(
     keys.append(of())
 
     assert len(set(keys)) == len(keys)
-
-
-# Comparison -----------------------------------------------------------------------------------------------------------
-
-
-def test_the_divergence_of_known_distributions() -> None:
-    reference_rows = torch.tensor([[0.5, 0.5], [0.9, 0.1], [0.25, 0.75]]).log()
-    found = torch.tensor([[0.5, 0.5], [0.5, 0.5], [0.75, 0.25]]).log()
-
-    divergence = reference.divergences(reference_rows, found)
-
-    expected = [0.0, 0.9 * np.log(1.8) + 0.1 * np.log(0.2), 0.25 * np.log(1 / 3) + 0.75 * np.log(3)]
-    assert divergence.dtype == torch.float64
-    np.testing.assert_allclose(divergence, expected, rtol=1e-6, atol=1e-12)
-    assert divergence[0] == 0.0
-
-
-@given(st.integers(0, 2**32 - 1), st.integers(2, 3000), st.sampled_from([1e-6, 1e-3, 1.0, 30.0]), st.floats(-50, 50))
-def test_a_divergence_is_never_below_zero_and_does_not_change_with_a_constant(
-    seed: int, outcomes: int, noise: float, constant: float
-) -> None:
-    random = torch.Generator().manual_seed(seed)
-    one = torch.randn(3, outcomes, generator=random).log_softmax(-1)
-    other = (one + noise * torch.randn(3, outcomes, generator=random)).log_softmax(-1)
-
-    divergence = reference.divergences(one, other)
-
-    assert (divergence >= 0).all()
-    assert (reference.divergences(one, one) == 0).all()
-    shifted = reference.divergences(one.double(), other.double() + constant)
-    np.testing.assert_allclose(shifted, divergence, rtol=1e-6, atol=1e-12)
-
-
-def test_labels_of_known_tables_are_compared() -> None:
-    half = np.log([0.5, 0.5])
-    of_reference = Scores(np.array([half, [0.0, -5.0], [-3.0, 0.0]], np.float32), np.array([1, 1]))
-    found = Scores(np.array([half - 7, [-9.0, -8.0], [-3.0, 0.0]], np.float32), np.array([1, 1]))
-
-    measures = reference.compare_labels(of_reference, found)
-
-    p, q = 1 / (1 + np.exp(-5)), 1 / (1 + np.e)
-    expected = p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))
-    assert measures["label_kl_before"] == pytest.approx(expected / 3, rel=1e-6)
-    assert measures["label_agreement_before"] == pytest.approx(2 / 3)
-
-
-@pytest.fixture
-def next_tokens(tiny: Callable[[str], Path]) -> tuple[torch.Tensor, list[tuple[int, ...]]]:
-    prompts = held_out().next_token_prompts
-    found = torch.empty(24, 512)
-    for rows, part in scoring.next_tokens(load(tiny("llama")), prompts):
-        found[rows] = part
-    return found, prompts
-
-
-def test_a_model_agrees_with_itself(
-    tiny: Callable[[str], Path], next_tokens: tuple[torch.Tensor, list[tuple[int, ...]]]
-) -> None:
-    found, prompts = next_tokens
-
-    measures = reference.compare_next_tokens(load(tiny("llama")), prompts, found)
-
-    assert measures == {"next_token_prompts_count": 24, "next_token_kl_before": 0.0, "next_token_agreement_before": 1.0}
-
-
-def test_a_quantized_models_next_tokens_differ_by_what_numpy_finds(
-    tiny: Callable[[str], Path], next_tokens: tuple[torch.Tensor, list[tuple[int, ...]]]
-) -> None:
-    of_reference, prompts = next_tokens
-    model = load(tiny("llama"), quant_type="nf4")
-    found = np.empty((24, 512))
-    with torch.inference_mode():
-        for row, prompt in enumerate(prompts):
-            found[row] = model(input_ids=torch.tensor([prompt])).logits[0, -1].double().log_softmax(-1).numpy()
-
-    measures = reference.compare_next_tokens(model, prompts, of_reference)
-
-    log_p = of_reference.double().numpy()
-    expected = (np.exp(log_p) * (log_p - found)).sum(1).mean()
-    assert measures["next_token_kl_before"] == pytest.approx(expected, rel=1e-3)
-    assert expected > 1e-3
-    assert measures["next_token_agreement_before"] == (log_p.argmax(1) == found.argmax(1)).mean()

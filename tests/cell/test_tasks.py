@@ -134,6 +134,7 @@ def test_a_folder_is_a_task_with_the_labels_of_both_parts(tmp_path: Path) -> Non
     task = load_task(str(folder(tmp_path, test="text,label\nc,z\nd,x\n")), None)
 
     assert task.labels == ("x", "y", "z")
+    assert task.truth.tolist() == [2, 0]
     assert [example.text for example in task.train] == ["a", "b"]
     assert [example.label for example in task.test] == ["z", "x"]
 

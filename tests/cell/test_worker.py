@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -454,6 +455,40 @@ def test_errors_of_weights_that_cannot_be_had_are_warned_of(
     assert not WEIGHT_ERRORS & set(end["measures"])
 
 
+def test_whatever_goes_wrong_with_the_16_bit_reference_is_warned_of(
+    cell: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise LookupError("of all things")
+
+    monkeypatch.setattr(worker.reference, "obtain", fail)
+
+    end = cell(shared_dir=tmp_path)[-1]
+
+    assert (end["status"], end["warnings"]) == ("ok", ["no 16-bit reference: LookupError: of all things"])
+    assert not COMPARED & set(end["measures"])
+
+
+def test_a_comparison_that_fails_is_warned_of_and_its_base_is_not_shared(
+    cell: Cell, shared_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise torch.OutOfMemoryError("of all things")
+
+    cell(shared_dir=shared_dir, max_steps=1)
+    for file in shared_dir.glob("reference-*.safetensors"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    monkeypatch.setattr(worker.divergence, "compare_next_tokens", fail)
+
+    end = cell(shared_dir=tmp_path)[-1]
+
+    assert end["status"] == "ok"
+    assert end["warnings"] == ["no comparison with the 16-bit model: OutOfMemoryError: of all things"]
+    assert not COMPARED & set(end["measures"])
+    assert set(end["measures"]) >= WEIGHT_ERRORS | {"accuracy_before", "accuracy_after"}
+    assert not list(tmp_path.glob("base-*"))
+
+
 # What is kept beside a record -----------------------------------------------------------------------------------------
 
 
@@ -490,6 +525,18 @@ def test_what_cannot_be_kept_is_warned_of(cell: Cell, tmp_path: Path) -> None:
     ]  # fmt: skip
     assert "examples_sha256" not in end["environment"]
     assert end["measures"]["accuracy_after"] >= 0
+
+
+def test_what_arrow_refuses_is_warned_of(cell: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise pa.ArrowNotImplementedError("of all things")
+
+    monkeypatch.setattr(pq, "write_table", refuse)
+
+    end = cell(evidence_dir=tmp_path)[-1]
+
+    assert end["status"] == "ok"
+    assert [warning.partition(" could not be kept: ")[2] for warning in end["warnings"]] == ["of all things"] * 2
 
 
 # Failures -------------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ def test_every_parameter_is_listed_with_what_it_takes() -> None:
     assert (listed["double_quant"].type, listed["double_quant"].default) == ("true | false", "true with nf4 and fp4")
     assert (listed["lora_r"].type, listed["lora_r"].default) == ("whole number > 0", "16")
     assert (listed["max_steps"].type, listed["max_steps"].default) == ("whole number > 0 | none", "none")
-    assert (listed["seed_offset"].type, listed["seed_offset"].default) == ("whole number >= 0", "0")
+    assert (listed["seed_offset"].type, listed["seed_offset"].default) == ("whole number from 0 to 4294967295", "0")
     assert listed["lora_dropout"].type == "number from 0 to below 1"
     assert listed["target_modules"].type == "all-linear | attention | mlp | [module names]"
     assert listed["vram_limit"].type == "none | bytes | 16GB | 14.5GiB | card"

@@ -97,6 +97,12 @@ def test_a_card_that_is_none_is_told_with_a_fix(text: str, fix: str) -> None:
     assert f"; {fix}" in str(caught.value)
 
 
+@pytest.mark.parametrize("text", ["Voodoo", "500MB"])
+def test_a_wrong_card_is_told_with_the_option_it_stands_behind(text: str) -> None:
+    with pytest.raises(BenchError, match=f"^--fits: .*'{text}'"):
+        read_cards([text], "--fits")
+
+
 @pytest.mark.parametrize("text", ["500MB", "0.5gib", "708837376", "708837376B", "5000000"])
 def test_no_card_is_as_small_as_what_cuda_itself_takes(text: str) -> None:
     with pytest.raises(BenchError) as caught:

@@ -84,9 +84,28 @@ def test_a_seed_with_its_offset_stays_a_seed(tmp_path: Path) -> None:
     with pytest.raises(BenchError, match=r"^base: seed 1 with seed_offset 4294967295 is beyond 4294967295; lower"):
         plan(load(tmp_path, text), seeds=[0, 1])
     assert len(jobs(tmp_path, text, select="not base", seeds=[1])) == 2
-    assert mistakes(tmp_path, SMALL + "defaults: {seed_offset: -1}\n") == [
-        "m.yaml:4:25: seed_offset takes a whole number of zero or more, not -1; the default is 0"
+
+
+@pytest.mark.parametrize("offset", [-1, 2**32])
+def test_an_offset_that_is_no_seed_is_told_where_it_stands(tmp_path: Path, offset: int) -> None:
+    assert mistakes(tmp_path, SMALL + f"defaults: {{seed_offset: {offset}}}\n") == [
+        f"m.yaml:4:25: seed_offset takes a whole number from 0 to 4294967295, not {offset}; the default is 0"
     ]
+
+
+def test_an_offset_that_makes_the_runs_of_another_cell_again_is_refused(tmp_path: Path) -> None:
+    text = "schema: 1\ninclude: [{id: base}, {id: aa, seed_offset: 2}, {id: other, seed_offset: 2, lora_r: 8}]\n"
+    matrix = load(tmp_path, text)
+    assert len(plan(matrix, seeds=[0, 1]).jobs) == 6
+    with pytest.raises(BenchError) as caught:
+        plan(matrix, seeds=[0, 1, 2])
+    assert str(caught.value) == (
+        "base and aa would make the same run: seed + seed_offset is 2 in both; "
+        "let seed_offset differ by more than the seeds do (2), such as by 1000"
+    )
+    with pytest.raises(BenchError, match=r"is 2002 in both; .* do \(2000\), such as by 2001$"):
+        plan(load(tmp_path, text.replace("seed_offset: 2}", "seed_offset: 2000}")), seeds=[2, 2002])
+    assert len(plan(matrix, "not base", seeds=[0, 1, 2]).jobs) == 6
 
 
 @pytest.mark.parametrize(

@@ -16,10 +16,10 @@ import pytest
 from bench.errors import BenchError
 from bench.matrix.plan import plan
 from bench.protocol import PROTOCOL_VERSION
-from bench.run.engine import due_jobs, is_due, run_plan
+from bench.run.engine import run_plan
 from bench.run.lock import hold
 from bench.run.observer import Silent
-from bench.run.records import histories, to_line
+from bench.run.records import to_line
 from bench.run.scripted import Script, ScriptedClock, ScriptedExecutor, dies, finishes, hangs
 from bench.run.store import append_record, read_records
 
@@ -162,7 +162,6 @@ def test_the_folder_tells_all_cells_of_the_matrix_though_only_some_were_selected
     assert json.loads((bench.folder / "plan.json").read_text()) == {
         "schema": 1,
         "baseline": "b",
-        "seeds": [0],
         "watch_pairs": [],
         "cells": [{"id": "a", "key": "key of a"}, {"id": "b", "key": "key of b"}],
     }
@@ -302,6 +301,16 @@ def test_a_crash_before_an_interruption_has_its_second_try_in_the_next_run(bench
     assert [entry[3] for entry in bench.statuses] == ["crashed", "interrupted", "ok"]
 
 
+def test_drafts_that_a_killed_worker_left_are_gone_with_the_next_run(bench):
+    plan = plan_of("a")
+    bench.run(plan)
+    (bench.folder / "examples").mkdir()
+    for name in (".key of a-s0.parquet.4711", "key of a-s0.parquet"):
+        (bench.folder / "examples" / name).touch()
+    bench.run(plan)
+    assert [path.name for path in (bench.folder / "examples").iterdir()] == ["key of a-s0.parquet"]
+
+
 def test_statuses_can_be_run_again_on_request(bench):
     bench.scripts = {"a": [finishes("oom", 5.0)], "b": [finishes("timeout", 5.0)], "c": [dies(5.0, 1)]}
     plan = plan_of("a", "b", "c", "d")
@@ -346,29 +355,6 @@ def test_half_a_record_costs_its_own_cell_only(bench):
     assert bench.path.read_bytes().startswith(first + second[:100] + b"\n" + b'{"schema"')
     bench.run(plan)
     assert bench.started == []
-
-
-@pytest.mark.parametrize(
-    ("statuses", "due"),
-    [
-        ([], True),
-        (["ok"], False),
-        (["oom"], False),
-        (["timeout"], False),
-        (["diverged"], False),
-        (["invalid"], False),
-        (["crashed"], True),
-        (["crashed", "crashed"], False),
-        (["crashed", "interrupted"], True),
-        (["crashed", "interrupted", "crashed"], False),
-        (["interrupted", "interrupted"], True),
-        (["crashed", "ok"], False),
-    ],
-)
-def test_what_is_due(statuses, due):
-    history = [record(status=status) for status in statuses]
-    assert is_due(history) is due
-    assert is_due(history, {"ok", "oom", "timeout", "diverged", "invalid", "crashed", "interrupted"})
 
 
 # Blocks ---------------------------------------------------------------------------------------------------------------
@@ -455,28 +441,6 @@ def test_repeats_crash_are_tried_again_and_retried_for_themselves(bench):
     bench.run(plan, retry={"oom"})
     assert bench.statuses[-2:] == [("a", 0, 3, "crashed"), ("a", 0, 4, "ok")]
     assert [entry[2] for entry in places(bench)] == [0, 0, 1, 1, 1, 1]
-
-
-@pytest.mark.parametrize(
-    ("ended", "due"),
-    [
-        ([], ["a", "b", "a again"]),
-        (["a", "b"], []),
-        (["a"], ["b", "a again"]),
-        (["a 1", "b"], ["a again"]),
-        (["a", "b 2"], ["a again"]),
-        (["a 1", "b 2", "a again"], []),
-        (["a", "b", "a again"], []),
-    ],
-)
-def test_what_is_due_of_a_block(ended, due):
-    """`a` is a record without a position, `a 1` one with it."""
-    made = [
-        record(key=f"key of {name[0]}", repeat=int("again" in name), position=3 if " " in name else None)
-        for name in ended
-    ]
-    jobs = due_jobs(plan_of("a", "b", baseline="a").jobs, histories(made))
-    assert [job.cell.id + " again" * job.repeat for job in jobs] == due
 
 
 # What cannot be done --------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from bench.run.store import (
     log_name,
     read_plan,
     read_records,
+    remove_drafts,
     set_aside,
     write_atomically,
     write_plan,
@@ -169,6 +170,17 @@ def test_files_of_a_run_are_told_apart_by_cell_seed_and_repeat():
     assert [log_name("nf4", 3, 0), log_name("nf4", 3, 1)] == ["nf4-s3.log", "nf4-s3-again.log"]
 
 
+def test_of_a_folder_drafts_alone_are_removed(tmp_path):
+    remove_drafts(tmp_path)
+    kept = [tmp_path / "examples" / "k1-s0.parquet", tmp_path / "logs" / ".k1-s0.parquet.7"]
+    drafts = [tmp_path / name / ".k1-s0.parquet.4711" for name in ("examples", "log_likelihoods", "layers")]
+    for path in (*kept, *drafts):
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    remove_drafts(tmp_path)
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(kept)
+
+
 def test_a_file_is_replaced_whole_and_byte_for_byte(tmp_path):
     path = tmp_path / "matrix.yaml"
     write_atomically(path, "old")
@@ -180,12 +192,10 @@ def test_a_file_is_replaced_whole_and_byte_for_byte(tmp_path):
 
 def test_a_plan_holds_every_cell_of_its_matrix_and_is_read_back(tmp_path):
     path = tmp_path / "plan.json"
-    plan = plan_of("a", "b", seeds=(3, 1))
-    write_plan(path, replace(plan, cells=plan.cells[:1], matrix=replace(plan.matrix, watch_pairs=(("x", "y"),))))
+    write_plan(path, replace(plan_of("a", "b").matrix, watch_pairs=(("x", "y"),)))
     assert json.loads(path.read_text()) == {
         "schema": 1,
         "baseline": None,
-        "seeds": [3, 1],
         "watch_pairs": [["x", "y"]],
         "cells": [{"id": "a", "key": "key of a"}, {"id": "b", "key": "key of b"}],
     }

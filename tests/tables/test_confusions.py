@@ -65,6 +65,20 @@ def test_pairs_of_all_cells_stand_by_how_often_they_are_confused_then_by_name(tm
     assert (texts["first → second % before → after"], texts["n"]) == ("0.0 → 37.5", "8")
 
 
+def test_cells_apart_are_in_no_figure_of_all_cells_but_in_the_csv(tmp_path):
+    records = [
+        answered(tmp_path, "base", TRUTH, TRUTH, ["b", *TRUTH[1:]], LABELS),
+        answered(tmp_path, "t4", TRUTH, TRUTH, ["b", "c", *TRUTH[2:]], LABELS),
+    ]
+    records[1]["environment"]["gpu_name"] = "Tesla T4"
+    table = confusions_table(evidence_of(tmp_path, records))
+    assert table.rows[["label", "other", "cells_count", "most_id"]].to_numpy().tolist() == [["a", "b", 1, "base"]]
+    assert set(table.detail["id"]) == {"base", "t4"}
+    assert table.notes == (
+        "Not in the figures of all cells: t4 (GPU Tesla T4 instead of NVIDIA H100 80GB HBM3).",
+    )  # fmt: skip
+
+
 def test_errors_per_1_000_add_up_to_what_accuracy_lacks_and_most_pairs_stand_in_the_files_only():
     found = evidence(alike(1), examples=40, noise=QUIET)
     table = confusions_table(found)

@@ -18,8 +18,6 @@ from bench.tables.contrasts import (
     MOST_FLIPPED,
     Contrast,
     Sample,
-    average,
-    combined,
     decided,
     difference,
     estimates,
@@ -176,11 +174,8 @@ def test_another_unit_or_zero_changes_no_p_value(values, factor, shift):
         assert scaled["p"] == pytest.approx(found["p"], rel=1e-3, abs=1e-6)
 
 
-def test_contrasts_add_up():
-    assert average([difference(1, 0), difference(2, 0)]) == Contrast((1, 0, 2), (0.5, -1.0, 0.5))
-    assert average([difference(1, 0), difference(2, 1)]) == Contrast((0, 2), (-0.5, 0.5))
-    assert combined([(1, difference(1, 0)), (-1, difference(1, 0))]) == Contrast((), ())
-    found = estimates(sample([1, 2, 3], [2, 4, 9], [0, 1, 5]), [average([difference(1, 0), difference(2, 0)])])
+def test_a_contrast_is_the_weighted_sum_of_its_cells():
+    found = estimates(sample([1, 2, 3], [2, 4, 9], [0, 1, 5]), [Contrast((1, 0, 2), (0.5, -1.0, 0.5))])
     assert only(found)["estimate"] == pytest.approx((2 + 4 + 9 + 0 + 1 + 5) / 6 - 2)
 
 
@@ -206,13 +201,20 @@ def test_cells_with_different_seeds_are_estimated_as_if_alone():
     assert len(values) == 3
 
 
-def test_without_examples_of_a_run_its_comparisons_are_of_seeds_alone():
+def test_without_examples_of_a_run_what_examples_add_is_taken_from_the_other_seeds():
     _, means = crossed(np.random.default_rng(0), 4, 50, of_example=1.0)
     resampled = np.concatenate([means.resampled, means.resampled], axis=1)
     resampled[:, 1, 2] = np.nan
     found = estimates(Sample(np.repeat(means.observed, 2, axis=0), resampled), [ONE, Contrast((1,), (1.0,))])
-    assert found["examples_variance"].isna().tolist() == [False, True]
-    assert found["degrees_of_freedom"][1] == pytest.approx(3)
+    others = estimates(Sample(means.observed[:, [0, 1, 3]], means.resampled[:, :, [0, 1, 3]]), [ONE])
+    assert found["examples_variance"][1] == pytest.approx(others["examples_variance"][0])
+    assert found["seeds_count"].tolist() == [4, 4]
+
+
+def test_where_nothing_varies_and_something_differs_there_is_neither_interval_nor_verdict():
+    found = decided(estimates(Sample(np.full((1, 3), 1 / 72)), [ONE]), "higher")
+    assert found[["low", "high", "p", "minimum_detectable"]].isna().all(axis=None)
+    assert found["verdict"].tolist() == ["too few runs"]
 
 
 def test_no_contrasts_give_no_rows():

@@ -9,12 +9,11 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from bench.tables.contrasts import average, difference
 from bench.tables.csv import to_csv
 from bench.tables.effects import effects, effects_table
 from bench.tables.evidence import ACCURACY, SPEED, gather
 from bench.tables.load import load_results
-from bench.tables.pairs import changes, settings_of
+from bench.tables.pairs import changes, mean_difference, settings_of
 from bench.tables.terminal import print_table
 
 from .evidences import BASELINE, GRID, QUIET, SimulatedCell, evidence
@@ -67,10 +66,7 @@ def test_planted_effects_are_found_with_their_sign_on_the_value_changed_to():
 def test_an_effect_is_the_average_of_the_paired_differences_and_all_of_a_measure_are_one_family():
     found = evidence(examples=100)
     rows = effects(found)
-    contrasts = [
-        average([difference(of=to, against=since) for since, to in change.pairs.tolist()])
-        for change in changes(found, settings_of(found))
-    ]
+    contrasts = [mean_difference(change.pairs) for change in changes(found, settings_of(found))]
     names = ["estimate", "low", "high", "p", "p_holm", "minimum_detectable", "seeds_count"]
     expected = found.found(ACCURACY, contrasts)
     of_accuracy = rows[rows["measure"] == "accuracy_after"].reset_index(drop=True)
@@ -113,15 +109,49 @@ def test_the_default_grid_at_80_columns_shows_each_change_once_with_effect_and_v
     lines = lines_of(table, 80)
     assert all(len(line) <= 80 for line in lines)
     assert lines[1].split() == ["change", "measure", "effect", "verdict"]
-    assert [line.split()[0] for line in lines[3:13:5]] == ["quant_type", "quant_type"]
-    assert lines[4].startswith("none → nf4 ")
+    assert [line.split()[0] for line in lines[3:13:5]] == ["quant_type", "double_quant"]
+    assert lines[4].startswith("nf4 → fp4 ")
+    assert sum(line.startswith("none, false → nf4, true ") for line in lines) == 1
     assert sum(line.startswith("bfloat16 → float16 ") for line in lines) == 1
     assert any("hidden at this width: pairs, seeds" in line for line in lines)
     assert table.caption[-1] == "p-values are corrected by Holm over all effects of a measure (n = 6)."
     assert (
-        "n = 2 to 8 pairs of cells that differ in nothing else, paired by seed (n = 3) and test example"
+        "n = 1 to 8 pairs of cells that differ as the change says, paired by seed (n = 3) and test example"
         in (table.caption[-2])
     )
+
+
+def test_settings_that_change_together_have_rows_of_their_own_after_the_others():
+    table = effects_table(evidence(examples=100))
+    together = table.rows[table.rows["axis"] == "quant_type, kbit_upcast"]
+    assert together.index.tolist() == list(range(len(table.rows) - 10, len(table.rows)))
+    assert together[["since", "to"]].drop_duplicates().to_numpy().tolist() == [
+        ["none, false", "nf4, true"],
+        ["none, false", "fp4, true"],
+    ]
+    assert shown(table)[-5]["change"] == "quant_type, kbit_upcast"
+    assert shown(table)[-4]["change"] == "none, false → fp4, true"
+
+
+@pytest.mark.parametrize(
+    ("cells", "legend"),
+    [
+        (ADAPTERS, "Change: of one setting; all others are equal."),
+        (
+            [BASELINE, SimulatedCell("a", {"kbit_upcast": False})],
+            "Change: of one setting; all others are equal, but for double_quant where not both are 4-bit.",
+        ),
+        ([BASELINE, SimulatedCell("a", {"kbit_upcast": False, "double_quant": False})],
+         "Change: of one setting; all others are equal."),
+        (
+            GRID,
+            "Change: of one setting, or of two where both are named; all others are equal, but for load_dtype where it "
+            "follows compute_dtype.",
+        ),
+    ],
+)  # fmt: skip
+def test_the_legend_says_what_is_not_equal(cells, legend):
+    assert effects_table(evidence(cells, seeds=(0,), examples=20)).columns[0].about == legend
 
 
 def test_the_csv_has_the_values_in_full_and_a_row_a_change_and_measure():
@@ -155,8 +185,24 @@ def test_a_seed_that_a_cell_lacks_is_left_out_where_enough_are_left_and_a_note_s
     table = effects_table(evidence(cells, seeds=(0, 1, 2, 3, 4), examples=40))
     assert set(table.rows["seeds_count"]) == {3}
     assert table.notes[0] == (
-        "Seed 3, 4 left out of lora_r: 8 → 16, use_dora: false → true: no result with it of 8."
+        "Seed 3, 4 left out of lora_r: 8 → 16, use_dora: false → true: no figure with it of 8."
     )  # fmt: skip
+
+
+def test_a_figure_that_one_measure_lacks_is_told_of_that_measure_alone():
+    found = evidence(ADAPTERS, seeds=(0, 1, 2, 3), examples=40)
+    accuracy = found.samples["accuracy_after"]
+    observed = accuracy.observed.copy()
+    observed[0, 0] = np.nan
+    lacking = {**found.samples, "accuracy_after": replace(accuracy, observed=observed)}
+    table = effects_table(replace(found, samples=lacking))
+    assert table.notes[0] == (
+        "Seed 0 left out of accuracy of lora_r: 8 → 16, use_dora: false → true: no figure with it of 8."
+    )
+    speed = found.samples["tokens_per_s"]
+    lacking["tokens_per_s"] = replace(speed, observed=np.where(np.isnan(observed), np.nan, speed.observed))
+    notes = effects_table(replace(found, samples=lacking)).notes
+    assert notes[0].startswith("Seed 0 left out of tokens/s and accuracy of lora_r: 8 → 16, use_dora")
 
 
 def test_one_run_that_failed_costs_its_pair_and_not_the_verdict():
@@ -167,7 +213,7 @@ def test_one_run_that_failed_costs_its_pair_and_not_the_verdict():
     assert set(of_speed["seeds_count"]) == {3}
     assert table.notes[0] == (
         "Left out of quant_type: nf4 → fp4, double_quant: false → true, compute_dtype: bfloat16 → float16, "
-        "target_modules: all-linear → attention: pairs with fp4-dq-fp16-attention, without a result with seed 2."
+        "target_modules: all-linear → attention: pairs with fp4-dq-fp16-attention, without a figure with seed 2."
     )
 
 
@@ -176,7 +222,7 @@ def test_cells_without_a_common_seed_have_a_row_without_numbers():
     table = effects_table(evidence(cells, seeds=(0, 1), examples=40))
     assert {row["effect"] for row in shown(table)} == {"–"}  # noqa: RUF001
     assert set(table.rows["verdict"]) == {"too few runs"}
-    assert table.notes == ("Seed 0, 1 left out of use_dora: false → true: no result with it of 8, 8-dora.",)
+    assert table.notes == ("Seed 0, 1 left out of use_dora: false → true: no figure with it of 8, 8-dora.",)
 
 
 def test_speed_is_not_compared_across_executions_and_a_note_says_why():
@@ -236,8 +282,8 @@ def test_values_that_no_pair_shows_are_named(tmp_path):
         result(tmp_path, ok("a"), ok("b", lora_r=8), ok("c", lora_r=32, optim="sgd", learning_rate=0.1))
     )
     assert table.notes[:2] == (
-        "No effect of optim, learning_rate: no two cells differ in nothing else.",
-        "No effect of lora_r 32: no other cell differs from it in nothing else.",
+        "No effect of optim, learning_rate: no two cells differ in that alone.",
+        "No effect of lora_r 32: no other cell differs from it in lora_r alone.",
     )
 
 

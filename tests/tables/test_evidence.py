@@ -141,6 +141,44 @@ def test_a_cell_whose_seeds_were_scored_on_other_data_is_not_compared_in_quality
     assert comparable(found) == ALL - {"accuracy_after", "heldout_loss_after"}
 
 
+def test_a_run_under_other_conditions_is_in_no_sample_and_no_group_and_its_cell_is_compared_all_the_same(tmp_path):
+    def change(entry):
+        if entry["id"] == "nf4" and entry["seed"] == 2:
+            entry["environment"] |= {"gpu_name": "Tesla T4", "execution_used": "eager", "task_sha256": "other"}
+
+    found = edited(simulated(tmp_path / "r", CELLS, examples=20), change)
+    assert (len(found.runs), len(found.counted)) == (9, 8)
+    assert (found.apart, found.seeds) == ({}, (0, 1, 2))
+    assert comparable(found) == ALL
+    for measure in found.measures:
+        sample = found.samples[measure.name]
+        assert np.isnan(sample.observed).sum() == 1
+        assert np.isnan(sample.observed[1, 2])
+    resampled = found.samples[ACCURACY.name].resampled
+    assert np.isnan(resampled[:, 1, 2]).all()
+    assert not np.isnan(np.delete(resampled.reshape(len(resampled), -1), 5, axis=1)).any()
+    assert sum(len(part.rows) for part in found.examples) == 8
+    assert found.found(SPEED, [difference(1, 0)])["seeds_count"].tolist() == [2]
+    assert found.notes == (
+        "Left out, since they ran under other conditions: nf4 s2 (GPU Tesla T4 instead of NVIDIA H100 80GB HBM3).",
+    )
+
+
+def test_seeds_that_were_added_with_another_protocol_leave_the_others_as_they_were(tmp_path):
+    def change(entry):
+        entry["protocol"] += entry["seed"] > 2
+
+    found = edited(simulated(tmp_path / "r", CELLS, seeds=range(5), examples=20), change)
+    before = gathered(simulated(tmp_path / "before", CELLS, seeds=range(3), examples=20))
+    assert found.seeds == (0, 1, 2)
+    assert comparable(found) == ALL
+    for measure in found.measures:
+        shape = found.samples[measure.name].observed.shape
+        assert shape == before.samples[measure.name].observed.shape
+        assert not np.isnan(found.samples[measure.name].observed).any()
+    assert len(found.notes) == 1
+
+
 def test_records_of_before_there_were_hashes_are_comparable(tmp_path):
     found = gathered(write_result(tmp_path / "r", default_matrix(seeds=(0, 1, 2))))
     assert found.examples == ()

@@ -6,7 +6,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from bench.tables.contrasts import combined, difference
+from bench.tables.contrasts import Contrast
 from bench.tables.effects import effects_table
 from bench.tables.evidence import SPEED
 from bench.tables.interactions import interactions, interactions_table
@@ -63,12 +63,13 @@ def test_an_interaction_is_the_difference_of_two_averages_of_differences():
     found = found_in(grid(lambda rank, dora, optim: {}))
     ids = found.cells["id"].tolist()
 
-    def effect(optim, rank):
-        return difference(ids.index(f"{rank}-dora-{optim}"), ids.index(f"{rank}-{optim}"))
-
-    contrast = combined(
-        (sign / 2, effect(optim, rank)) for sign, optim in ((1, "sgd"), (-1, "adamw_torch")) for rank in (8, 16)
-    )
+    weights = {
+        f"{rank}{dora}-{optim}": sign * of_optim / 2
+        for (dora, sign), (optim, of_optim), rank in product(
+            (("-dora", 1), ("", -1)), (("sgd", 1), ("adamw_torch", -1)), (8, 16)
+        )
+    }
+    contrast = Contrast(tuple(map(ids.index, weights)), tuple(weights.values()))
     row = of(interactions(found), "tokens_per_s").loc[("use_dora", "optim")]
     expected = found.found(SPEED, [contrast]).iloc[0]
     names = ["estimate", "low", "high", "p"]
@@ -110,7 +111,7 @@ def test_bytes_differ_by_more_than_is_worth_a_word(of_cell, changes):
     found = found_in(grid(lambda rank, dora, optim: {"peak_bytes": 4_000_000_000 + of_cell(dora, optim)}))
     row = of(interactions(found), "train_peak_bytes").loc[("use_dora", "optim")]
     assert row["changes"] == changes
-    assert row["p"] is np.nan or np.isnan(row["p"])
+    assert np.isnan(row["p"])
 
 
 def test_two_seeds_are_too_few_for_noise_and_enough_for_bytes():
@@ -137,6 +138,48 @@ def test_pairs_that_are_not_comparable_are_in_no_interaction():
     executions = ["eager" if cell == "16-dora-sgd" else "cuda_graph" for cell in found.cells["id"]]
     rows = of(interactions(replace(found, groups={**found.groups, SPEED.name: executions})), "tokens_per_s")
     assert rows.loc[("use_dora", "optim"), "couples_count"] == 1
+
+
+def test_settings_that_change_together_are_in_no_interaction():
+    cells = [
+        SimulatedCell(f"{quant}-{rank}", {"quant_type": quant, "double_quant": False, "lora_r": rank})
+        for quant, rank in product(("none", "nf4", "fp4"), (8, 16))
+    ]
+    found = interactions(found_in(cells))
+    assert set(found["axis"]) == {"quant_type"}
+    assert {(row.since, row.to) for row in found.itertuples()} == {("nf4", "fp4")}
+
+
+def test_levels_are_compared_at_the_same_double_quantization_where_they_can_be():
+    cells = [
+        SimulatedCell(f"{name}-{rank}", {**quant, "lora_r": rank})
+        for name, quant in {
+            "int8": {"quant_type": "int8"},
+            "nf4": {"double_quant": False},
+            "nf4-dq": {"double_quant": True},
+        }.items()
+        for rank in (8, 16)
+    ]
+    rows = of(interactions(found_in(cells)), "tokens_per_s")
+    assert rows["couples_count"].to_dict() == {("quant_type", "lora_r"): 1, ("double_quant", "lora_r"): 1}
+    without_single = [cell for cell in cells if cell.id not in ("nf4-8", "nf4-16")]
+    rows = of(interactions(found_in(without_single)), "tokens_per_s")
+    assert rows.loc[("quant_type", "lora_r"), "couples_count"] == 1
+
+
+def test_the_legend_says_what_may_differ_along():
+    truth = {False: 0.0, True: 0.2}
+    cells = [
+        SimulatedCell(
+            f"{dtype}-{dora}", {"compute_dtype": dtype, "use_dora": dora}, log_speed=truth[dora and dtype == "float16"]
+        )
+        for dtype, dora in product(("bfloat16", "float16"), (False, True))
+    ]
+    (about,) = (column.about for column in interactions_table(found_in(cells)).columns if column.heading == "effect")
+    assert "over the same values of all others, but for load_dtype where it follows compute_dtype; ±" in about
+    cells = grid(lambda rank, dora, optim: {"log_speed": 0.2 * dora * optim})
+    (about,) = (column.about for column in interactions_table(found_in(cells)).columns if column.heading == "effect")
+    assert "over the same values of all others; ±" in about
 
 
 def test_with_a_single_axis_there_are_none_and_no_sentence():

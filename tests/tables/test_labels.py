@@ -73,6 +73,21 @@ def test_rows_are_means_over_cells_lowest_f1_first_then_by_name(tmp_path):
     )
 
 
+def test_cells_apart_are_in_no_figure_of_all_cells_but_in_the_csv(tmp_path):
+    truth = list("aabb")
+    records = [
+        answered(tmp_path, "base", truth, truth, truth, LABELS[:2]),
+        answered(tmp_path, "t4", truth, truth, list("bbaa"), LABELS[:2]),
+    ]
+    records[1]["environment"]["gpu_name"] = "Tesla T4"
+    table = labels_table(evidence_of(tmp_path, records))
+    assert table.rows[["f1_after", "cells_count", "lowest_f1_id"]].to_numpy().tolist() == [[1, 1, "base"]] * 2
+    assert set(table.detail["id"]) == {"base", "t4"}
+    assert table.notes == (
+        "Not in the figures of all cells: t4 (GPU Tesla T4 instead of NVIDIA H100 80GB HBM3).",
+    )  # fmt: skip
+
+
 def test_a_label_never_predicted_has_no_precision_and_one_without_examples_no_recall(tmp_path):
     truth = list("aabbcc")
     records = [answered(tmp_path, "base", truth, list("aaaaaa"), list("aabbdd"), LABELS)]

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from bench.tables.cells import cells_table
+from bench.tables.evidence import gather
 from bench.tables.load import load_results
 from bench.tables.markdown import escape, to_markdown
 from bench.tables.table import Column, Table, field, printable
@@ -32,7 +33,7 @@ def parsed_rows(markdown):
 
 
 def test_the_default_matrix_parses_back_to_the_same_rows_and_columns(tmp_path):
-    table = cells_table(load_results(write_result(tmp_path / "r", default_matrix())))
+    table = cells_table(gather(load_results(write_result(tmp_path / "r", default_matrix()))))
     rows = parsed_rows(to_markdown(table).split("default: 18 cells")[0])
     assert len(rows) == 19
     assert {len(row) for row in rows} == {len(table.columns)}

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations, permutations
 
 import numpy as np
 import pytest
 
-from bench.matrix.parameters import DERIVED, Parameters
-from bench.tables.contrasts import average, difference
+from bench.matrix.parameters import FOUR_BIT, Parameters
+from bench.tables.contrasts import Contrast, Sample, estimates
 from bench.tables.evidence import ACCURACY
 from bench.tables.pairs import changes, choose, matches, mean_difference, ordered, settings_of
 from bench.tables.table import entries
@@ -35,44 +36,93 @@ def small(*cells):
     return evidence(cells, seeds=(0,), examples=20)
 
 
-def differ_in(axis, one, other):
-    """The rule as the docstring of `changes` has it, pair by pair."""
-    return one[axis] != other[axis] and all(
-        one[name] == other[name]
-        or (name in DERIVED and all(row[name] == DERIVED[name][1](row) for row in (one, other)))
-        for name in Parameters.model_fields
-        if name not in (axis, "timeout")
-    )
+def alike(name, one, other):
+    """The rule as the module's docstring has it."""
+    if name == "load_dtype" and all(row[name] == row["compute_dtype"] for row in (one, other)):
+        return True
+    if name == "double_quant" and not all(row["quant_type"] in FOUR_BIT for row in (one, other)):
+        return True
+    return one[name] == other[name]
+
+
+def differ_in(axes, one, other):
+    others = set(Parameters.model_fields) - {"timeout", *axes}
+    return all(one[axis] != other[axis] for axis in axes) and all(alike(name, one, other) for name in others)
 
 
 def test_the_default_grid_compares_each_choice_over_all_settings_of_the_others():
     found = by_name(small(*GRID))
     assert {name: len(pairs) for name, pairs in found.items()} == {
-        "quant_type: none → nf4": 2,
-        "quant_type: none → fp4": 2,
         "quant_type: nf4 → fp4": 8,
         "double_quant: false → true": 8,
         "compute_dtype: bfloat16 → float16": 8,
         "target_modules: all-linear → attention": 8,
+        "quant_type + kbit_upcast: none → nf4, false → true": 1,
+        "quant_type + kbit_upcast: none → fp4, false → true": 1,
     }
     assert ("nf4-fp16-attention", "nf4-dq-fp16-attention") in found["double_quant: false → true"]
 
 
-def test_what_follows_from_the_changed_setting_may_differ_and_what_was_set_otherwise_may_not():
-    # The baseline has neither double quantization nor the upcast, as follows from quant_type: none.
+def test_a_setting_is_told_apart_from_what_follows_it():
     found = by_name(small(*GRID, *EXTRA))
-    assert found["quant_type: none → nf4"] == {
-        ("lora-bf16", "nf4-bf16-all-linear"),
-        ("lora-bf16", "nf4-dq-bf16-all-linear"),
-        ("lora-bf16", "no-upcast"),
-        ("lora-bf16", "slow"),
+    assert found["quant_type: none → nf4"] == {("lora-bf16", "no-upcast")}
+    assert found["kbit_upcast: false → true"] == {("no-upcast", "nf4-bf16-all-linear")}
+    assert found["quant_type + kbit_upcast: none → nf4, false → true"] == {("lora-bf16", "nf4-bf16-all-linear")}
+    assert found["quant_type + kbit_upcast: none → int8, false → true"] == {("lora-bf16", "int8")}
+    assert [name for name in found if "+" in name] == [*found][-3:]
+
+
+def test_the_values_of_settings_that_change_together_are_joined_as_text():
+    change = next(change for change in changes_of(small(*GRID)) if change.along)
+    assert change.joined == ("quant_type, kbit_upcast", "none, false", "nf4, true")
+    assert (change.axis, change.since, change.to) == ("quant_type", "none", "nf4")
+
+
+def test_where_the_values_changed_from_are_the_baseline_s_what_follows_changes_the_other_way():
+    found = by_name(small(SimulatedCell("nf4", {"double_quant": False}), SimulatedCell("none", {"quant_type": "none"})))
+    assert found == {"quant_type + kbit_upcast: nf4 → none, true → false": {("nf4", "none")}}
+
+
+def test_an_upcast_that_was_set_otherwise_follows_nothing():
+    cells = (
+        SimulatedCell("none", {"quant_type": "none"}),
+        SimulatedCell("nf4", {"kbit_upcast": False, "lora_r": 8}),
+        SimulatedCell("fp4", {"quant_type": "fp4", "kbit_upcast": True, "lora_r": 8}),
+    )
+    assert by_name(small(*cells)) == {}
+
+
+def test_double_quantization_means_nothing_where_a_base_is_not_4_bit_and_is_equal_where_it_can_be():
+    double = SimulatedCell("nf4-dq", {"kbit_upcast": False})
+    single = SimulatedCell("nf4", {"kbit_upcast": False, "double_quant": False})
+    assert by_name(small(BASELINE, double)) == {"quant_type: none → nf4": {("lora-bf16", "nf4-dq")}}
+    found = by_name(small(BASELINE, double, single))
+    assert found["quant_type: none → nf4"] == {("lora-bf16", "nf4")}
+
+
+def test_a_cell_without_results_does_not_stand_for_one_that_has_them():
+    double = SimulatedCell("nf4-dq", {"kbit_upcast": False})
+    single = SimulatedCell("nf4", {"kbit_upcast": False, "double_quant": False})
+    found = small(BASELINE, double, single)
+    unknown = found.cells["id"].tolist().index("nf4")
+    groups = {
+        name: [None if cell == unknown else group for cell, group in enumerate(of_cells)]
+        for name, of_cells in found.groups.items()
     }
+    pairs = by_name(replace(found, groups=groups))["quant_type: none → nf4"]
+    assert ("lora-bf16", "nf4-dq") in pairs
+
+
+def test_the_dtype_that_is_loaded_may_change_with_that_of_computing_and_not_with_anything_else():
+    found = by_name(small(*GRID, *EXTRA))
     assert found["load_dtype: bfloat16 → float32"] == {
         ("nf4-dq-bf16-all-linear", "load-fp32"),
         ("slow", "load-fp32"),
     }
     assert ("load-fp32", "load-fp32-fp16") in found["compute_dtype: bfloat16 → float16"]
-    assert found["kbit_upcast: false → true"] == {("no-upcast", "nf4-bf16-all-linear")}
+    assert ("nf4-bf16-attention", "nf4-fp16-attention") in found["compute_dtype: bfloat16 → float16"]
+    only_loaded = SimulatedCell("a", {"load_dtype": "float32"}), SimulatedCell("b", {"lora_r": 8})
+    assert by_name(small(*only_loaded)) == {}
 
 
 def test_pairs_are_those_that_a_comparison_of_all_cells_with_all_finds():
@@ -83,13 +133,15 @@ def test_pairs_are_those_that_a_comparison_of_all_cells_with_all_finds():
         "quant_type", "double_quant", "compute_dtype", "load_dtype", "target_modules", "kbit_upcast"
     }  # fmt: skip
     for change in listed:
+        axes = [value.axis for value in change.values]
         expected = {
             (since, to)
             for since, to in permutations(range(len(rows)), 2)
-            if (rows[since][change.axis], rows[to][change.axis]) == (change.since, change.to)
-            and differ_in(change.axis, rows[since], rows[to])
+            if all((rows[since][axis], rows[to][axis]) == (before, after) for axis, before, after in change.values)
+            and differ_in(axes, rows[since], rows[to])
         }
-        assert {tuple(pair) for pair in change.pairs.tolist()} == expected
+        equal = {pair for pair in expected if rows[pair[0]]["double_quant"] == rows[pair[1]]["double_quant"]}
+        assert {tuple(pair) for pair in change.pairs.tolist()} == (equal or expected)
 
 
 def test_changes_go_from_false_from_the_lowest_number_and_from_the_baseline_s_value():
@@ -181,11 +233,15 @@ def test_pairs_without_any_seed_are_all_kept_and_share_none():
 
 def test_the_mean_difference_is_the_average_of_differences():
     pairs = np.array([[0, 1], [0, 2], [3, 4]])
-    expected = average([difference(of=to, against=since) for since, to in pairs.tolist()])
-    found = mean_difference(pairs)
-    assert dict(zip(found.cells, found.weights, strict=True)) == pytest.approx(
-        dict(zip(expected.cells, expected.weights, strict=True))
-    )
+    values = np.random.default_rng(0).normal(size=(5, 3))
+    found = estimates(Sample(values), [mean_difference(pairs)])
+    assert found["estimate"][0] == pytest.approx((values[pairs[:, 1]] - values[pairs[:, 0]]).mean())
+
+
+def test_cells_that_cancel_out_are_in_no_contrast():
+    assert mean_difference(np.array([[0, 1], [0, 2]])) == Contrast((0, 1, 2), (-1.0, 0.5, 0.5))
+    assert mean_difference(np.array([[0, 1], [1, 2]])) == Contrast((0, 2), (-0.5, 0.5))
+    assert mean_difference(np.array([[0, 1], [1, 0]])) == Contrast((), ())
 
 
 def test_matches_are_all_places_with_the_same_key():

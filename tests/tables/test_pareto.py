@@ -60,6 +60,16 @@ def test_cells_without_all_three_figures_are_not_on_it_and_keep_no_other_off(tmp
     ) == {"base"}
 
 
+def test_a_cell_with_the_settings_of_another_and_other_seeds_takes_no_part(tmp_path):
+    again = cell("again", 1e9, 900.0, 0.99, parameters={"seed_offset": 1000})
+    assert on_front(tmp_path, [cell("base", 3e9, 100.0, 0.85), again]) == {"base"}
+
+
+def test_a_seed_offset_alone_makes_no_twin(tmp_path):
+    other = cell("other", 1e9, 900.0, 0.99, parameters={"seed_offset": 1000, "lora_r": 2})
+    assert on_front(tmp_path, [cell("base", 3e9, 100.0, 0.85), other]) == {"other"}
+
+
 def test_on_many_cells_it_agrees_with_the_definition(tmp_path):
     generator = np.random.default_rng(0)
     figures = generator.integers(1, 30, (700, 3))

@@ -30,6 +30,18 @@ def test_seeds_are_averaged_with_their_range_and_the_examples_that_each_scores_c
     assert row["status"] == "ok"
 
 
+def test_a_seed_on_another_gpu_is_in_no_mean_where_its_cell_has_others(tmp_path):
+    t4 = {**H100, "gpu_name": "Tesla T4"}
+    records = [record("lora-bf16", seed, measures={"tokens_per_s": 100.0}) for seed in range(3)]
+    records += [record("a", seed, measures={"tokens_per_s": 90.0}) for seed in range(2)]
+    records += [record("a", 2, environment=t4, measures={"tokens_per_s": 10.0})]
+    records += [record("t4", seed, environment=t4, measures={"tokens_per_s": 20.0}) for seed in range(3)]
+    rows = pooled(tmp_path, records)
+    assert rows["tokens_per_s"].to_dict() == {"lora-bf16": 100, "a": 90, "t4": 20}
+    assert rows["seeds_count"].tolist() == [3, 2, 3]
+    assert rows.loc["a", ["tokens_per_s_min", "ok_count", "status"]].tolist() == [90, 2, "ok"]
+
+
 def test_a_seed_that_failed_is_counted_but_its_figures_are_not_averaged(tmp_path):
     records = [
         record("a", 0, measures={"train_peak_allocated_bytes": 10, "tokens_per_s": 5.0}),

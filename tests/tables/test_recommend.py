@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -10,14 +12,15 @@ from rich.console import Console
 from bench.cli import cli
 from bench.errors import BenchError
 from bench.matrix.cards import CARDS, CONTEXT_BYTES, Card
-from bench.tables.behrens_fisher import half_widths
-from bench.tables.choice import seeds_needed
-from bench.tables.evidence import gather
+from bench.tables.choice import Chooser, seeds_needed
+from bench.tables.contrasts import Sample, difference, estimates
+from bench.tables.evidence import ACCURACY, SPEED, gather, resampled_accuracy, resampling
 from bench.tables.load import load_results
 from bench.tables.recommend import read_limit, read_margin, recommend
 from bench.tables.recommend_text import describe, show_recommendation, to_json
+from benchmarks.simulated import TOKENS_PER_S, answers
 
-from .evidences import BASELINE, QUIET, SimulatedCell, evidence, simulated
+from .evidences import BASELINE, QUIET, Noise, SimulatedCell, evidence, simulated
 from .examples import H100, NF4, quality, record, training, write_result
 
 FP16 = {"compute_dtype": "float16", "load_dtype": "float16"}
@@ -30,9 +33,22 @@ def cell(cell_id, number=0, **truth):
 
 
 def runs(cell_id, *, seeds=(0, 1, 2), accuracy=0.85, tokens_per_s=100.0, peak=3e9, measures=None, **fields):
-    """Records of one cell without noise."""
-    known = {**NF4, **training(peak, tokens_per_s, 0.1), **quality(accuracy), **(measures or {})}
-    return [record(cell_id, seed, measures=known, **fields) for seed in seeds]
+    """Records of one cell with next to no noise; none in the accuracy that is usual, so that two such cells agree."""
+    noise = 1e-6 * np.random.default_rng([*cell_id.encode()]).standard_normal((2, max(seeds) + 1))
+    return [
+        record(
+            cell_id,
+            seed,
+            measures={
+                **NF4,
+                **training(peak, tokens_per_s * (1 + noise[0, seed]), 0.1),
+                **quality(accuracy + (accuracy != 0.85) * noise[1, seed]),
+                **(measures or {}),
+            },
+            **fields,
+        )
+        for seed in seeds
+    ]
 
 
 def of_records(folder, *cells, baseline="base", **options):
@@ -68,6 +84,7 @@ def test_the_fastest_cell_within_the_margin_wins_and_a_faster_one_that_lost_accu
     assert lossy.difference_low_points < -15 < lossy.difference_high_points < -1.0
     lines = [line.text for line in describe(found)]
     assert lines[0] == "fast: the fastest cell that is within 1 point of the best accuracy"
+    assert lines[1] == "speeds: measured on NVIDIA H100 80GB HBM3"
     assert any(line.startswith("lossy: accuracy lost: −1") for line in lines)  # noqa: RUF001
 
 
@@ -94,19 +111,47 @@ def test_more_seeds_decide_what_few_left_open():
     assert decided == [False, True]
 
 
+def again(gathered, cells, examples, generator, noise=None):
+    """Yield evidence whose accuracies and speeds are drawn anew, by the model of `simulated`."""
+    noise, weights, seeds = noise or Noise(), resampling(examples), len(gathered.seeds)
+    tested = gathered.examples[0]
+    log_speed = np.log(TOKENS_PER_S) + np.array([[cell.log_speed] for cell in cells])
+    while True:
+        (sums,) = answers([cell.accuracy for cell in cells], seeds, examples, noise, generator)
+        after = np.where(sums > 0, tested.truth, -1).reshape(-1, examples)
+        accuracy = resampled_accuracy(replace(tested, predicted_after=after), weights).reshape(-1, len(cells), seeds)
+        speed = log_speed + noise.log_speed_run * generator.standard_normal((len(cells), seeds))
+        means = {"accuracy_after": accuracy[0].mean(axis=1), "tokens_per_s": np.exp(speed).mean(axis=1)}
+        samples = {ACCURACY.name: Sample(accuracy[0].astype(float), accuracy[1:]), SPEED.name: Sample(speed)}
+        yield replace(gathered, cells=gathered.cells.assign(**means), samples={**gathered.samples, **samples})
+
+
+def test_a_faster_cell_that_is_outside_the_margin_is_named_in_5_percent_of_results_at_most():
+    """Barely outside, where it is named most often."""
+    margin, examples, tries = 2.0, 200, 200
+    cells = (BASELINE, cell("outside", 1, log_speed=0.3, accuracy=BASELINE.accuracy - margin / 100 - 0.001))
+    gathered = evidence(cells, seeds=range(4), examples=examples)
+    results = islice(again(gathered, cells, examples, np.random.default_rng(0)), tries)
+    choices = [Chooser(one).choose(None, margin) for one in results]
+    named = sum(choice.answered and choice.winner == 1 for choice in choices)
+    assert named <= 0.05 * tries, f"named in {named} of {tries}"
+
+
 def test_the_number_of_seeds_that_it_names_decides_in_most_cases():
-    """A plan from the true variances, held against how often the rules then come to an answer."""
-    gap, deviation, examples_deviation, comparisons = 1.0, 1.2, 0.15, 3
-    count = needed(gap, deviation**2, examples_deviation**2, comparisons)
+    """A plan from variances as good as known, held against how often there then is an answer."""
+    margin, examples, tries = 4.0, 200, 50
+    cells = (BASELINE, cell("fast", 1, log_speed=0.3))
     generator = np.random.default_rng(0)
-    tries = 4000
-    shared = generator.normal(0, examples_deviation, tries)
-    values = gap + shared[:, None] + generator.normal(0, deviation, (tries, count))
-    of_seeds = values.var(axis=1, ddof=1) / count
-    shared_variance = np.full(tries, examples_deviation**2)
-    half = half_widths(of_seeds, shared_variance, np.full(tries, count - 1), 1 - 0.05 / comparisons)
-    share = (np.abs(values.mean(axis=1)) > half).mean()
-    assert 0.76 < share < 0.9
+    noise = Noise(run=0.15)
+    few = evidence(cells, seeds=range(4), examples=examples)
+    first = islice(again(few, cells, examples, generator, noise), tries)
+    found = [estimates(one.samples[ACCURACY.name], [difference(1, 0)]) for one in first]
+    variances = [100**2 * np.mean([one[part] for one in found]) for part in ("seeds_variance", "examples_variance")]
+    count = needed(margin, *variances, 1)
+    more = evidence(cells, seeds=range(count), examples=examples)
+    results = islice(again(more, cells, examples, generator, noise), tries)
+    settled = sum(Chooser(one).choose(None, margin).answered for one in results)
+    assert 0.7 * tries <= settled <= 0.96 * tries, f"{settled} of {tries} with {count} seeds"
 
 
 @pytest.mark.parametrize(
@@ -143,6 +188,7 @@ def test_of_cells_that_are_not_shown_to_differ_in_speed_the_thriftiest_wins():
     assert found.answered
     assert found.winner.id == "small"
     assert set(found.tied) == {"small", "large"}
+    assert found.comparisons_count == (2 if found.best == "small" else 3)
     assert "not shown to differ in speed: large" in text(found)
 
 
@@ -162,6 +208,18 @@ def test_a_cell_with_too_few_seeds_stands_back_unless_it_is_faster(tmp_path):
     fast = of_records(tmp_path, runs("base"), runs("fast", seeds=(0, 1), tokens_per_s=900.0))
     assert [(doubt.id, doubt.reason) for doubt in fast.doubts] == [("fast", "quality")]
     assert "too few runs: 2 seeds" in text(fast)
+
+
+def test_a_difference_that_is_the_same_in_every_seed_has_no_interval_and_leaves_the_choice_open(tmp_path):
+    exact = [
+        [record(name, seed, measures={**NF4, **training(3e9, speed, 0.1), **quality(accuracy)}) for seed in range(3)]
+        for name, speed, accuracy in (("base", 100.0, 0.85), ("b", 90.0, 0.84))
+    ]
+    found = of_records(tmp_path, *exact)
+    assert [(doubt.id, doubt.reason, doubt.seeds_needed) for doubt in found.doubts] == [("b", "better", None)]
+    shown = " ".join(text(found).split())
+    assert "−1.0 points; the same in every seed, so that nothing tells how sure it is" in shown  # noqa: RUF001
+    assert "with more seeds (qlora-bench run MATRIX --add-seeds 1)" in shown
 
 
 def test_failed_cells_lose_and_say_how(tmp_path):
@@ -255,10 +313,74 @@ def test_what_fits_is_measured_where_nothing_was_predicted(tmp_path):
 def test_a_faster_cell_that_may_or_may_not_fit_leaves_the_choice_open(tmp_path):
     bound = {**H100, "prediction_note": "a kernel without a meta counterpart"}
     unsure = runs("unsure", tokens_per_s=900.0, measures=predicted(5), environment=bound)
-    unsure[0]["measures"].pop("train_peak_allocated_bytes")  # the same object in all three
+    for one in unsure:
+        one["measures"].pop("train_peak_allocated_bytes")
     found = of_records(tmp_path, runs("base", measures=predicted(10)), unsure, card=read_limit("12GB"))
     assert [(doubt.id, doubt.reason) for doubt in found.doubts] == [("unsure", "fit")]
     assert "vram_limit: 12GB" in text(found)
+    assert "more seeds do not tell which cells fit" in text(found)
+    assert (found.seeds_needed, found.not_by_seeds) == (None, ("unsure",))
+
+
+def test_where_seeds_settle_some_doubts_and_not_others_text_and_json_tell_both(tmp_path):
+    bound = {**H100, "prediction_note": "a kernel without a meta counterpart"}
+    unsure = runs("unsure", tokens_per_s=900.0, measures=predicted(5), environment=bound)
+    for one in unsure:
+        one["measures"].pop("train_peak_allocated_bytes")
+    faster = [
+        record("open", seed, measures={**NF4, **training(3e9, 500.0, 0.1), **quality(accuracy), **predicted(5)})
+        for seed, accuracy in enumerate((0.846, 0.852, 0.849))
+    ]
+    found = of_records(tmp_path, runs("base", measures=predicted(10)), unsure, faster, card=read_limit("12GB"))
+    assert {doubt.reason for doubt in found.doubts} == {"quality", "fit"}
+    assert found.seeds_needed > 3
+    assert found.not_by_seeds == ("unsure",)
+    shown, read = " ".join(text(found).split()), json.loads(to_json(found))
+    assert f"{found.seeds_needed} seeds in all" in shown
+    assert "more seeds do not tell which cells fit" in shown
+    assert (read["seeds_needed"], read["not_by_seeds"]) == (found.seeds_needed, ["unsure"])
+
+
+def test_intervals_hold_for_the_comparisons_with_the_choice_too_where_that_is_not_the_best():
+    cells = (BASELINE, cell("fast", 1, log_speed=0.3, accuracy=0.84), cell("mid", 2, log_speed=0.1, accuracy=0.83))
+    gathered = evidence(cells, seeds=range(6), examples=1000, noise=QUIET)
+    of_best, of_both = (recommend(gathered, margin=margin) for margin in (0.1, 4.0))
+    assert (of_best.winner.id, of_best.comparisons_count) == ("lora-bf16", 2)
+    assert (of_both.winner.id, of_both.best, of_both.comparisons_count) == ("fast", "lora-bf16", 3)
+    difference_ = estimates(gathered.samples[ACCURACY.name], [difference(1, 0)], 1 - 0.05 / 3)
+    assert of_both.winner.difference_low_points == pytest.approx(100 * difference_["low"][0])
+    assert "hold for all 3 comparisons together" in " ".join(text(of_both).split())
+
+
+@pytest.mark.parametrize(
+    ("gpu", "fits", "told", "is_card"),
+    [
+        ("NVIDIA H200", None, "measured on NVIDIA H200", None),
+        ("NVIDIA H200", "H200", "measured on NVIDIA H200", True),
+        ("NVIDIA H100 80GB HBM3", "H100", "measured on NVIDIA H100 80GB HBM3", True),
+        ("NVIDIA L40S", "L40", "measured on NVIDIA L40S, not on L40, where their order may differ", False),
+        ("NVIDIA H200", "T4", "measured on NVIDIA H200, not on T4, where their order may differ", False),
+        ("NVIDIA H200", "20GB", "measured on NVIDIA H200; on another card, of 20GB, their order may differ", False),
+    ],
+)
+def test_it_says_where_the_speeds_were_measured(tmp_path, gpu, fits, told, is_card):
+    known = {**H100, "gpu_name": gpu}
+    cells = [
+        runs(name, parameters=FP16, environment=known, measures=predicted(5), tokens_per_s=speed)
+        for name, speed in (("base", 50.0), ("fast", 100.0))
+    ]
+    found = of_records(tmp_path, *cells, card=read_limit(fits) if fits else None)
+    assert [line.text for line in describe(found)][1] == f"speeds: {told}"
+    assert f"Speeds: {told}." in next(line.text for line in describe(found) if line.style == "dim")
+    read = json.loads(to_json(found))
+    assert (read["speeds_from"], read["speeds_from_card"]) == ([gpu], is_card)
+
+
+def test_cells_that_are_too_large_are_told_together(tmp_path):
+    large = [runs(f"large-cell-{size}", measures=predicted(size)) for size in range(20, 40)]
+    found = of_records(tmp_path, runs("base", measures=predicted(5)), *large, card=read_limit("12GB"))
+    (told,) = [line.text for line in describe(found) if "do not fit" in line.text]
+    assert told.endswith("and 14 more: do not fit: need 20.00 to 39.00 GB (predicted), and the card has 12.00 GB")
 
 
 def test_a_card_without_bfloat16_takes_none_of_its_cells_and_says_how_to_change_that(tmp_path):

@@ -30,7 +30,8 @@ def test_every_table_is_written_inside_the_result_folder_and_nothing_else(tmp_pa
     before = set(tmp_path.rglob("*"))
     written = write_tables(results_at(folder))
     tables = folder / "tables"
-    names = [f"{table}{suffix}" for table in ("cells", "storage", "memory") for suffix in (".md", ".csv")]
+    with_rows = ("cells", "effects", "comparisons", "quantization", "storage", "memory")
+    names = [f"{table}{suffix}" for table in with_rows for suffix in (".md", ".csv")]
     assert written == [tables / name for name in names]
     assert set(tmp_path.rglob("*")) - before == {tables, *written}
 
@@ -43,15 +44,20 @@ def test_problems_are_written_while_there_are_any_and_removed_when_there_are_non
     assert not list((folder / "tables").glob("problems.*"))
 
 
-def test_a_baseline_that_ran_once_more_changes_no_table_and_is_a_problem_where_it_failed(tmp_path):
+def test_a_baseline_that_ran_once_more_changes_no_figure_tells_of_drift_and_is_a_problem_where_it_failed(tmp_path):
     folder = write_result(tmp_path / "r", default_matrix())
-    tables = {path.name: path.read_bytes() for path in write_tables(results_at(folder))}
+    tables = csv_files(folder)
     again = record("lora-bf16", repeat=1, position=20, measures={"tokens_per_s": 1.0, "accuracy_after": 0.1})
     write_result(folder, [*default_matrix(), again])
-    assert {path.name: path.read_bytes() for path in write_tables(results_at(folder))} == tables
+    assert csv_files(folder) == tables
+    assert "tokens/s changed by −100.0 %" in (folder / "tables" / "cells.md").read_text()  # noqa: RUF001
     write_result(folder, [*default_matrix(), {**again, "status": "timeout", "message": "not done after 3600 s"}])
     write_tables(results_at(folder))
     assert "not done after 3600 s" in (folder / "tables" / "problems.md").read_text()
+
+
+def csv_files(folder):
+    return {path.name: path.read_bytes() for path in write_tables(results_at(folder)) if path.suffix == ".csv"}
 
 
 def test_writing_twice_gives_the_same_bytes(tmp_path):

@@ -134,13 +134,17 @@ def test_what_ran_on_another_gpu_or_on_other_examples_is_not_compared_and_a_note
         answered(tmp_path, name, truth, truth, truth, LABELS)
         for name, truth in (("base", TRUTH), ("t4", TRUTH), ("cut", TRUTH[:8]), ("same", TRUTH))
     ]
+    records[1] = answered(tmp_path, "t4", TRUTH, TRUTH, confused(4, 6), LABELS)
     records[1]["environment"]["gpu_name"] = "Tesla T4"
     table = watched_table(evidence_of(tmp_path, records, [PAIR]))
     verdicts = table.rows.dropna(subset="id").set_index("id")["verdict"]
     assert verdicts.drop("base").to_dict() == {
         "t4": "not comparable", "cut": "not comparable", "same": "too few runs"
     }  # fmt: skip
+    together = table.rows[table.rows["id"].isna()]
+    assert together[["cells_count", "confused_after"]].to_numpy().tolist() == [[2, 0], [1, 0]]
     assert table.notes == (
+        "Not in the figures of all cells: t4 (GPU Tesla T4 instead of NVIDIA H100 80GB HBM3).",
         "Not comparable: t4 (GPU Tesla T4 instead of NVIDIA H100 80GB HBM3), cut (another task).",
     )  # fmt: skip
 
