@@ -216,7 +216,8 @@ def _examples_variance(sample: Sample, weights: sparse.csr_array, known: np.ndar
     resamples, cells, seeds = sample.resampled.shape
     missing = np.isnan(sample.resampled[:1]).any(axis=0)
     flat = np.nan_to_num(sample.resampled.transpose(1, 2, 0)).reshape(cells, -1)
-    known = np.logical_and(known, ~_meets(weights, missing))
+    known = known.copy()
+    known[_meets(weights, missing)] = False
     usable = known.any(axis=1)
     found = np.full(len(known), np.nan)
     for start in range(0, len(known), AT_ONCE):

@@ -13,7 +13,8 @@ from bench.tables.table import MISSING, Column, Row, Table, field, informative
 
 NAMES = [
     "matrix", "id", "key", "seed", "repeat", "attempt", "status", "phase", "message", "hint",
-    "last_peak_allocated_bytes", "short_bytes", "cap_bytes", "predicted_needed_bytes", "predicted_train_peak_allocated_bytes", "prediction_note",
+    "last_peak_allocated_bytes", "short_bytes", "cap_bytes", "predicted_needed_bytes",
+    "predicted_train_peak_allocated_bytes", "prediction_note",
 ]  # fmt: skip
 SHORT = f"GB = 1e9 bytes. Short: {OF_NEED}; where there is no cap, or by prediction it suffices, {OF_ALLOCATION}."
 PREDICTED = "Predicted peak: of training, most bytes in live tensors; ≥: a lower bound."

@@ -205,7 +205,9 @@ def _command(more_seeds: int) -> str:
 def _second(found: Recommendation) -> Iterator[str]:
     if found.second:
         yield f"{found.second.id}: {_figures(found.second)}"
-        yield f"against {found.winner.id if found.winner else ''}: {_within(found.second)}"
+        winner = found.winner.id if found.winner else ""
+        against = winner if winner == found.best else f"{winner} (accuracy: {found.best})"
+        yield f"against {against}: {_within(found.second)}"
     elif found.winner and found.comparisons_count:
         yield "no other cell is shown to be within the margin"
 
@@ -221,7 +223,8 @@ def _others(found: Recommendation) -> Iterator[str]:
 
 
 def _against(found: Recommendation) -> str:
-    return f" (accuracy: against that of {found.best})" if found.comparisons_count else ""
+    speed = f"tokens/s: against {found.winner.id}; " if found.winner else ""
+    return f" ({speed}accuracy: against that of {found.best})" if found.comparisons_count else ""
 
 
 def _within(one: Standing) -> str:
