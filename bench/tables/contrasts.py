@@ -218,7 +218,7 @@ def _examples_variance(sample: Sample, weights: sparse.csr_array, known: np.ndar
     flat = np.nan_to_num(sample.resampled.transpose(1, 2, 0)).reshape(cells, -1)
     known = known.copy()
     known[_meets(weights, missing)] = False
-    usable = known.any(axis=1)
+    usable = np.asarray(known.any(axis=1))
     found = np.full(len(known), np.nan)
     for start in range(0, len(known), AT_ONCE):
         rows = start + np.flatnonzero(usable[start : start + AT_ONCE])
