@@ -132,12 +132,12 @@ def _columns(
     yield number_column(rows, "stored_bytes", "stored\nGB", scale=GB, priority=3, about=STORED)
     yield number_column(rows, "footprint_bytes", "HF footprint\nGB", scale=GB, priority=6, about=FOOTPRINT)
     yield _peak_column(rows, PEAKS[frozenset(on_cpu(frame))])
-    yield change_column("train_peak_change_percent", "peak\nΔ %", priority=4, about=CHANGE)
+    yield change_column("train_peak_change_percent", "peak\nΔ %", priority=5, about=CHANGE)
     yield number_column(rows, "tokens_per_s", "tokens/s", priority=1)
     if several:
         low, high = "tokens_per_s_min", "tokens_per_s_max"
         yield range_column(rows, low, high, "tokens/s\nrange", priority=8, about=RANGE)
-    yield change_column("tokens_per_s_change_percent", "tokens/s\nΔ %", priority=4, about=CHANGE)
+    yield change_column("tokens_per_s_change_percent", "tokens/s\nΔ %", priority=5, about=CHANGE)
     yield number_column(rows, "examples_per_s", "examples/s", priority=10)
     yield number_column(rows, "step_p50_s", "step p50\nms", scale=1e-3, priority=7, about=STEP)
     yield number_column(rows, "step_p95_s", "step p95\nms", scale=1e-3, priority=10, about=STEP)
@@ -151,8 +151,8 @@ def _columns(
         yield range_column(rows, low, high, "after %\nrange", scale=0.01, priority=8, about=RANGE)
     yield Column("verdict", _verdict, "left", priority=4, about=VERDICT)
     digits = 2 if rows["accuracy_after_half_width"].max() >= COARSE else 3
-    yield number_column(rows, "macro_f1_after", "macro-F1", decimals=digits, priority=5, about=AFTER)
-    yield number_column(rows, "heldout_loss_after", "held-out\nloss", priority=5, about=AFTER)
+    yield number_column(rows, "macro_f1_after", "macro-F1", decimals=digits, priority=6, about=AFTER)
+    yield number_column(rows, "heldout_loss_after", "held-out\nloss", priority=6, about=AFTER)
     name = "expected_calibration_error_after"
     yield number_column(rows, name, "ECE\n%", scale=0.01, decimals=1, priority=7, about=CALIBRATION)
     for pair, name in watched.items():

@@ -17,6 +17,7 @@ from bench.matrix.wording import counted
 from bench.protocol import MEASURES
 from bench.run.records import Record
 from bench.run.store import PLAN, RECORDS, Planned, read_plan, read_records
+from bench.tables.figures import listed
 
 MEASURE_NAMES = tuple(measure.name for measure in MEASURES)
 PARAMETER_NAMES = tuple(Parameters.model_fields)
@@ -59,9 +60,9 @@ def load_results(path: str | os.PathLike[str]) -> pd.DataFrame:
     Columns: `matrix, id, key, seed, repeat, attempt, status, phase, message, hint, is_baseline`, every parameter, every
     measure of `bench.protocol.MEASURES` (float64, NaN where there is none, units in the names), when and where it ran
     (`position`: its place, from 1, in its seed's block of the plan that it was run from; `started_at` tells the order
-    in which runs began), the environment, and `result`, the folder. Sentences on records
-    that were left out, or could not be read, are in `attrs["warnings"]`; the matrix's pairs of labels that are easily
-    confused, as tuples of two, in `attrs["watch_pairs"]`.
+    in which runs began), the environment, and `result`, the folder. Sentences on records that were left out, could not
+    be read, or are yet to come are in `attrs["warnings"]`; the matrix's pairs of labels that are easily confused, as
+    tuples of two, in `attrs["watch_pairs"]`.
     A result that has no record yet gives no row.
 
     Raises:
@@ -81,7 +82,7 @@ def load_results(path: str | os.PathLike[str]) -> pd.DataFrame:
         last = _last_attempts(contents.records)
         known = last if planned is None else _as_planned(last, planned)
         records += [(folder, planned.baseline if planned else None, record) for record in known]
-        warnings += [*contents.warnings, *doubts, *_left_out(len(last) - len(known))]
+        warnings += [*contents.warnings, *doubts, *_left_out(len(last) - len(known)), *_not_run(planned, known)]
         pairs += planned.watch_pairs if planned else ()
     frame = _frame(records)
     frame.attrs["warnings"] = warnings
@@ -118,7 +119,10 @@ def result_folders(path: str | os.PathLike[str]) -> list[Path]:
 
 def _planned(path: Path) -> tuple[Planned | None, list[str]]:
     try:
-        return read_plan(path), []
+        planned = read_plan(path)
+        return planned, [] if planned else [
+            f"{path} is missing, so the baseline is unknown; running the matrix writes it."
+        ]
     except (OSError, ValueError) as error:
         return None, [f"{path} cannot be read, so the baseline is unknown: {error}"]
 
@@ -138,6 +142,12 @@ def _as_planned(records: Iterable[Record], planned: Planned) -> list[Record]:
 def _left_out(count: int) -> list[str]:
     verb = "is" if count == 1 else "are"
     return [f"{counted(count, 'record')} of an earlier version of the matrix {verb} not shown."] if count else []
+
+
+def _not_run(planned: Planned | None, known: Iterable[Record]) -> list[str]:
+    run = {record.key for record in known}
+    ids = [id_ for key, id_ in planned.ids.items() if key not in run] if planned and run else []
+    return [f"Planned and not run yet: {listed(ids)}."] if ids else []
 
 
 def _frame(records: Sequence[tuple[Path, str | None, Record]]) -> pd.DataFrame:

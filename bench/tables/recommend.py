@@ -16,6 +16,7 @@ from bench.matrix.cards import CARDS, Card, card_named
 from bench.matrix.limits import read_cards
 from bench.matrix.wording import quoted
 from bench.tables.candidates import Out, Source
+from bench.tables.cells import accuracy_half_widths
 from bench.tables.choice import (
     MOST_SEEDS,
     Choice,
@@ -27,7 +28,7 @@ from bench.tables.choice import (
     told_apart,
 )
 from bench.tables.comparable import distinct
-from bench.tables.contrasts import Contrast, Verdict, difference, estimates
+from bench.tables.contrasts import Verdict, difference
 from bench.tables.evidence import ACCURACY, SPEED, Evidence, gather
 from bench.tables.figures import listed
 from bench.tables.load import load_results, result_folders
@@ -260,9 +261,7 @@ def standings(chooser: Chooser, choice: Choice) -> list[Standing]:
     cells = entries(
         chooser.evidence.cells[["key", "accuracy_after", "tokens_per_s", "train_peak_bytes", "stored_bytes"]]
     )
-    alone = [Contrast((number,), (1.0,)) for number in range(len(cells))]
-    accuracies = estimates(chooser.evidence.samples[ACCURACY.name], alone)
-    half = ACCURACY.scale * (accuracies["high"] - accuracies["low"]).to_numpy() / 2
+    half = ACCURACY.scale * accuracy_half_widths(chooser.evidence)[0].to_numpy()
     speeds = _speeds(chooser, choice)
     return [
         Standing(

@@ -178,7 +178,14 @@ def test_without_a_plan_every_record_is_shown_and_no_row_is_the_baseline(tmp_pat
     (folder / "plan.json").unlink()
     frame = load_results(folder)
     assert frame[["id", "is_baseline"]].to_numpy().tolist() == [["a", False], ["b", False]]
-    assert frame.attrs["warnings"] == []
+    (warning,) = frame.attrs["warnings"]
+    assert "plan.json is missing, so the baseline is unknown" in warning
+
+
+def test_cells_of_the_plan_that_have_no_record_are_named(tmp_path):
+    a, b = record("a"), record("b")
+    folder = write_result(tmp_path / "r", [a], planned=[a, b])
+    assert load_results(folder).attrs["warnings"] == ["Planned and not run yet: b."]
 
 
 @pytest.mark.parametrize("data", [b"{", b"\xff\xfe", b"[]", b"{}", b'{"schema": 2}', b'{"schema": 1, "cells": []}'])
