@@ -12,7 +12,6 @@ from bench.tables import wilson
 from bench.tables.caption import conditions, warnings_of
 from bench.tables.comparable import Cell
 from bench.tables.comparisons import verdict_of
-from bench.tables.contrasts import LEAST_SEEDS, Contrast, estimates
 from bench.tables.drift import drift
 from bench.tables.evidence import ACCURACY, Evidence, Watched
 from bench.tables.figures import GB, accuracy, change_column, listed, number_column, range_column
@@ -51,7 +50,9 @@ def cells_table(evidence: Evidence) -> Table:
     """Tabulate one result: a row a cell, its seeds pooled."""
     frame = evidence.runs
     cells = with_changes(evidence.cells.set_index(CELL), evidence.apart).reset_index()
-    cells["accuracy_after_half_width"], cells["interval_over_seeds"] = accuracy_half_widths(evidence)
+    cells["accuracy_after_half_width"], cells["interval_over_seeds"] = wilson.of_cells(
+        evidence, ACCURACY, cells["accuracy_after"], cells["scored_count"]
+    )
     cells["verdict"] = verdict_of(evidence).where(cells["ok_count"] > 0)
     cells["on_pareto_front"] = front(evidence)
     watched = {pair: f"confused_{'_'.join(pair.names)}" for pair in evidence.watched}
@@ -97,18 +98,6 @@ def with_changes(cells: pd.DataFrame, apart: Collection[Cell]) -> pd.DataFrame:
     cells["ran_otherwise"] = differs & cells["tokens_per_s_change_percent"].notna()
     cells["tokens_per_s_change_percent"] = cells["tokens_per_s_change_percent"].mask(cells["ran_otherwise"])
     return cells
-
-
-def accuracy_half_widths(evidence: Evidence) -> tuple[pd.Series[float], pd.Series[bool]]:
-    """Half the 95 % interval of each cell's accuracy, and whether it is over seeds and test examples.
-
-    With fewer than `LEAST_SEEDS`, or without files of examples, it is the Wilson interval over the examples alone.
-    """
-    cells = evidence.cells
-    alone = wilson.half_widths(cells["accuracy_after"], cells["scored_count"])
-    found = estimates(evidence.samples[ACCURACY.name], [Contrast((number,), (1.0,)) for number in range(len(cells))])
-    over_seeds = (found["seeds_count"] >= LEAST_SEEDS) & found["examples_variance"].notna()
-    return ((found["high"] - found["low"]) / 2).where(over_seeds, alone), over_seeds
 
 
 def id_text(row: Row) -> str:

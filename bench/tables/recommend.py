@@ -16,7 +16,6 @@ from bench.matrix.cards import CARDS, Card, card_named
 from bench.matrix.limits import read_cards
 from bench.matrix.wording import quoted
 from bench.tables.candidates import Out, Source
-from bench.tables.cells import accuracy_half_widths
 from bench.tables.choice import (
     MOST_SEEDS,
     Choice,
@@ -34,6 +33,7 @@ from bench.tables.figures import listed
 from bench.tables.load import load_results, result_folders
 from bench.tables.pool import on_cpu
 from bench.tables.table import entries
+from bench.tables.wilson import of_cells
 
 MARGIN_POINTS = 0.5
 MOST_POINTS = 100
@@ -258,10 +258,10 @@ def recommend(evidence: Evidence, *, card: Card | None = None, margin: float = M
 
 def standings(chooser: Chooser, choice: Choice) -> list[Standing]:
     """Say of every cell where it stands, in the order of the evidence."""
-    cells = entries(
-        chooser.evidence.cells[["key", "accuracy_after", "tokens_per_s", "train_peak_bytes", "stored_bytes"]]
-    )
-    half = ACCURACY.scale * accuracy_half_widths(chooser.evidence)[0].to_numpy()
+    evidence = chooser.evidence
+    cells = entries(evidence.cells[["key", "accuracy_after", "tokens_per_s", "train_peak_bytes", "stored_bytes"]])
+    widths, _ = of_cells(evidence, ACCURACY, evidence.cells["accuracy_after"], evidence.cells["scored_count"])
+    half = ACCURACY.scale * widths.to_numpy()
     speeds = _speeds(chooser, choice)
     return [
         Standing(

@@ -11,12 +11,12 @@ from bench.matrix.wording import counted
 from bench.tables.caption import conditions
 from bench.tables.cells import id_text
 from bench.tables.confusions import DIRECTION, MEANS, SHARE, Confusions, change, confusions_of, count, doubts, together
-from bench.tables.contrasts import LEAST_SEEDS, Contrast, difference, estimates
+from bench.tables.contrasts import LEAST_SEEDS, difference
 from bench.tables.evidence import Compared, Evidence
 from bench.tables.figures import listed, number, signed
 from bench.tables.pool import CELL
 from bench.tables.table import MISSING, Column, Row, Table, field, informative
-from bench.tables.wilson import half_widths
+from bench.tables.wilson import of_cells
 
 SHARES = tuple(
     f"{name}_{when}" for name in ("confused", "first_as_second", "second_as_first") for when in ("before", "after")
@@ -64,7 +64,9 @@ def _watched_rows(
     elsewhere = [cell for of_task in confusions if not has(of_task) for cell in of_task.cells]
     by_cell = cells.drop(columns="task").join(pd.concat(scored).drop(columns="task"))
     by_cell["task"] = pd.concat(scored)["task"].reindex(by_cell.index).fillna(cells["task"])
-    by_cell["confused_after_half_width"] = _half_widths(evidence, measure, by_cell)
+    by_cell["confused_after_half_width"], _ = of_cells(
+        evidence, measure, by_cell["confused_after"], by_cell["examples_count"]
+    )
     pooled = [
         {"matrix": cells["matrix"].iloc[0], "is_baseline": False, "cells_count": len(part), **part[[*SHARES]].mean(),
          **part[["task", "examples_count", "first_examples_count"]].iloc[0]}
@@ -113,15 +115,6 @@ def _against_baseline(evidence: Evidence, measure: Compared) -> pd.DataFrame:
     found = found.set_axis(compared)[[*names, "p_holm", "verdict"]].rename(columns=names)
     apart = [number for number in others if valued[number] and valued[baseline[0]] and number not in found.index]
     return pd.concat([found, pd.DataFrame({"verdict": "not comparable"}, index=apart)])
-
-
-def _half_widths(evidence: Evidence, measure: Compared, by_cell: pd.DataFrame) -> pd.Series[float]:
-    """Half the 95 % interval of each cell's share: over seeds and examples, or Wilson's where seeds tell too little."""
-    alone = half_widths(by_cell["confused_after"], by_cell["examples_count"])
-    found = estimates(evidence.samples[measure.name], [Contrast((number,), (1.0,)) for number in by_cell.index])
-    both = (found["high"] - found["low"]) / 2
-    enough = (found["seeds_count"] >= LEAST_SEEDS) & (found["standard_error"] > 0)
-    return both.where(enough, alone)
 
 
 def _watched_columns(rows: pd.DataFrame, several: bool) -> Iterator[Column]:
