@@ -27,7 +27,7 @@ from bench.cell.steps import Trainee
 from bench.cell.worker import cap, check_limit, provenance
 from bench.matrix.parameters import Parameters
 from bench.protocol import Device, Request
-from benchmarks.kernels import Kernel, by_group, collect
+from benchmarks.kernel_groups import Kernel, by_group, collect
 
 # The range around the profiled step, by which its end is found among the host's calls.
 STEP = "one optimizer step"

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from benchmarks.kernels import GROUP_NAMES, OTHER
+from benchmarks.kernel_groups import GROUP_NAMES, OTHER
 
 LEGEND = (
     "Medians of steps; eager steps each begin on an idle device. vs first: of the graph step, where there is none of "

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bench.matrix.expand import load_matrix
-from benchmarks.kernels import OTHER
+from benchmarks.kernel_groups import OTHER
 from benchmarks.step_time import MATRIX
 from benchmarks.step_time_cell import COUNTS
 from tests.benchmarks.scripts import ROOT, script

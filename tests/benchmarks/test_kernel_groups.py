@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from benchmarks.kernels import GROUP_NAMES, OTHER, by_group, collect, group_of
+from benchmarks.kernel_groups import GROUP_NAMES, OTHER, by_group, collect, group_of
 
 NATIVE = "void at::native::"
 ANONYMOUS = f"{NATIVE}(anonymous namespace)::"
