@@ -115,10 +115,23 @@ def test_the_default_matrix_runs_its_baseline_a_second_time_with_other_random_nu
     assert matrix.watch_pairs == (("card_arrival", "card_delivery_estimate"),)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "matrices").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    sorted(path for path in (ROOT / "matrices").glob("*.yaml") if not path.stem.startswith("kernels")),
+    ids=lambda path: path.stem,
+)
 def test_every_shipped_matrix_opens_with_the_command_that_runs_it_and_can_be_planned(path):
     assert path.read_text().splitlines()[0] == f"# nox -s bench -- matrices/{path.name}"
     assert CliRunner().invoke(cli, ["plan", str(path)]).exit_code == 0
+
+
+@pytest.mark.parametrize("command", ["plan", "run"])
+def test_a_matrix_of_kernels_is_told_with_the_command_that_runs_it(command, tmp_path):
+    done = bench(command, "matrices/kernels-cpu.yaml", *(["--results", tmp_path / "r"] if command == "run" else []))
+    assert done.returncode == 2
+    what = "this matrix is of kernels; nox -s kernels -- matrices/kernels-cpu.yaml runs it"
+    assert done.stderr == f"error: matrices/kernels-cpu.yaml:6:7: {what}\n"
+    assert not (tmp_path / "r").exists()
 
 
 def test_the_matrix_of_memory_shows_what_each_of_its_axes_does_to_both_models():

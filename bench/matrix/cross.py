@@ -12,17 +12,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.matrix.match import Matcher
-from bench.matrix.parameters import DERIVED, Parameters
+from bench.matrix.parameters import derive
 from bench.matrix.rows import Row
 from bench.matrix.schema import Declaration, Override
 from bench.matrix.values import Unreadable
-
-BUILT_IN: dict[str, Any] = {name: info.default for name, info in Parameters.model_fields.items()}
+from bench.matrix.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A cell to be: the value of every parameter, in the order of `Parameters`.
+    """A cell to be: the value of every parameter, in the order of the vocabulary.
 
     `row` is the include row, or None for a crossed cell. A draft is `sure` unless a mistake elsewhere in the file may
     have changed or excluded it.
@@ -49,26 +48,32 @@ def size_of(axes: Mapping[str, Sequence[Any]]) -> int:
 
 
 def cross(declaration: Declaration) -> Crossing:
-    """Return every draft of a matrix: crossed ones first, the last axis varying fastest, then the rows of include."""
+    """Return every draft of a matrix: crossed ones first, the last axis varying fastest, then the rows of include.
+
+    Of crossed drafts that differ in silent parameters only, the first stands for all.
+    """
+    vocabulary = declaration.vocabulary
     exclude = Matcher.of(declaration.exclude)
     when = Matcher.of(override.when for override in declaration.overrides)
     drafts, excluded = [], []
+    seen: set[tuple[Any, ...]] = set()
     for given, row in _given(declaration):
-        values = resolve(given)
+        values = resolve(given, vocabulary)
         excluding = [declaration.exclude[index] for index in exclude(values)] if row is None else []
         if any(match.sound for match in excluding):
             excluded.append(Draft(values, row))
             continue
         overrides = tuple(declaration.overrides[index] for index in when(values))
         sure = not excluding and all(override.when.sound for override in overrides)
-        drafts.append(Draft(_overridden(given, overrides) if overrides else values, row, overrides, sure))
+        draft = Draft(_overridden(given, overrides, vocabulary) if overrides else values, row, overrides, sure)
+        if row is not None or _is_new(values, draft, seen, vocabulary):
+            drafts.append(draft)
     return Crossing(tuple(drafts), tuple(excluded), _idle(declaration, exclude.used, when.used))
 
 
-def resolve(given: Mapping[str, Any]) -> dict[str, Any]:
+def resolve(given: Mapping[str, Any], vocabulary: Vocabulary) -> dict[str, Any]:
     """Complete the values that were set with the defaults, and with what follows from them."""
-    derived = {name: derive(given) for name, (_, derive) in DERIVED.items()}
-    return {**BUILT_IN, **derived, **given}
+    return {**vocabulary.built_in, **derive(given, vocabulary.derived)}
 
 
 def _given(declaration: Declaration) -> Iterable[tuple[dict[str, Any], Row | None]]:
@@ -82,12 +87,25 @@ def _given(declaration: Declaration) -> Iterable[tuple[dict[str, Any], Row | Non
         yield {**defaults, **row.values}, row
 
 
-def _overridden(given: Mapping[str, Any], overrides: Iterable[Override]) -> dict[str, Any]:
+def _overridden(given: Mapping[str, Any], overrides: Iterable[Override], vocabulary: Vocabulary) -> dict[str, Any]:
     """Apply overrides, each chosen by the cell as it was before them; the later wins where two set one parameter."""
     changed = dict(given)
     for override in overrides:
         changed.update(override.change.values)
-    return resolve(changed)
+    return resolve(changed, vocabulary)
+
+
+def _is_new(before: Mapping[str, Any], draft: Draft, seen: set[tuple[Any, ...]], vocabulary: Vocabulary) -> bool:
+    """Tell whether no crossed draft so far differs in silent parameters only, both before overrides and after them.
+
+    Drafts that only overrides make alike are a mistake, and stay.
+    """
+    if not vocabulary.silent(draft.values):
+        return True
+    alike = tuple(tuple(vocabulary.significant(values).items()) for values in (before, draft.values))
+    is_new = alike not in seen
+    seen.add(alike)
+    return is_new
 
 
 def _idle(declaration: Declaration, used_exclude: set[int], used_when: set[int]) -> tuple[tuple[str, Row], ...]:
@@ -106,4 +124,4 @@ def _doubtful(declaration: Declaration) -> set[str]:
         for name, settings in declaration.axes.items()
         if any(isinstance(setting.value, Unreadable) for setting in settings)
     }
-    return names | DERIVED.keys() if names else names
+    return names | declaration.vocabulary.derived.keys() if names else names

@@ -5,13 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.matrix.checks import check_cells
-from bench.matrix.cross import cross, size_of
-from bench.matrix.document import read_document
-from bench.matrix.ids import ids_of, key_of, varying
+from bench.matrix.cell_vocabulary import CELLS
 from bench.matrix.parameters import Parameters
-from bench.matrix.report import Report
-from bench.matrix.schema import Declaration, read_declaration
+from bench.matrix.read import read_crossed
 
 MOST_CELLS = 10_000
 
@@ -47,26 +43,18 @@ def load_matrix(path: str | Path, max_cells: int = MOST_CELLS) -> Matrix:
     """Read and check a matrix file, and cross its axes.
 
     Raises:
-        BenchError: with every mistake in the file, by position; or the axes cross to more than `max_cells` cells.
+        BenchError: with every mistake in the file, by position; the matrix is of kernels; or the axes cross to more
+            than `max_cells` cells.
     """
     path = Path(path)
-    report = Report(str(path))
-    document = read_document(path, report)
-    declaration = read_declaration(document, report)
-    _refuse_size(declaration, max_cells, report)
-    crossing = cross(declaration)
-    ids = ids_of(crossing.drafts, varying(declaration.axes))
-    check_cells(declaration, crossing, ids, report)
-    report.stop_if_any()
+    crossed = read_crossed(path, CELLS, max_cells)
+    declaration = crossed.declaration
     return Matrix(
         name=declaration.name,
         about=declaration.about,
         path=path,
-        text=document.text,
-        cells=tuple(
-            Cell(id_, key_of(draft.values), Parameters(**draft.values))
-            for id_, draft in zip(ids, crossing.drafts, strict=True)
-        ),
+        text=crossed.text,
+        cells=tuple(Cell(id_, key, Parameters(**values)) for id_, key, values in crossed.cells),
         baseline=declaration.baseline.value if declaration.baseline else None,
         seeds=declaration.seeds,
         watch_pairs=declaration.watch_pairs,
@@ -76,9 +64,3 @@ def load_matrix(path: str | Path, max_cells: int = MOST_CELLS) -> Matrix:
 def expand(matrix: Matrix) -> tuple[Cell, ...]:
     """Return the cells of a matrix, in order."""
     return matrix.cells
-
-
-def _refuse_size(declaration: Declaration, max_cells: int, report: Report) -> None:
-    if (size := size_of(declaration.axes)) > max_cells:
-        what = f"the axes cross to {size:,} cells, and {max_cells:,} is the limit"
-        report.fail(declaration.axes_where, what, f"list fewer values, or lift the limit with --max-cells {size}")

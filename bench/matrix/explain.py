@@ -1,12 +1,12 @@
-"""The list of parameters that `qlora-bench params` prints."""
+"""The list of parameters that a matrix may set, which `qlora-bench params` prints for those of cells."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bench.matrix.kinds import KINDS
-from bench.matrix.parameters import Parameters
+from bench.matrix.cell_vocabulary import CELLS
 from bench.matrix.values import default_of
+from bench.matrix.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -19,9 +19,14 @@ class ParameterRow:
     about: str
 
 
-def rows() -> list[ParameterRow]:
+def rows(vocabulary: Vocabulary = CELLS) -> list[ParameterRow]:
     """Every parameter, in the order in which ids and the documentation name them."""
     return [
-        ParameterRow(name, " | ".join(kind.short for kind in KINDS[name]), default_of(name), info.description or "")
-        for name, info in Parameters.model_fields.items()
+        ParameterRow(
+            name,
+            " | ".join(kind.short for kind in vocabulary.kinds[name]),
+            default_of(name, vocabulary),
+            info.description or "",
+        )
+        for name, info in vocabulary.model.model_fields.items()
     ]

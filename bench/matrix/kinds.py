@@ -1,4 +1,4 @@
-"""What each parameter takes, read off the annotations of `Parameters`.
+"""What each parameter takes, read off the annotations of its model, such as `Parameters`.
 
 The messages about a matrix, the list of parameters and the model of a cell therefore cannot disagree.
 """
@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
 
+from pydantic import BaseModel
+
 from bench.matrix.cards import LEAST_BYTES, card_named, size_of
-from bench.matrix.parameters import LARGEST_SEED, Parameters
+from bench.matrix.parameters import LARGEST_SEED
 
 # Counts beyond this are slips of the keyboard; the memory of a card in bytes is far below.
 LARGEST_WHOLE = 10**15
@@ -46,6 +48,15 @@ class Kind:
     short: str  # in the list of parameters: whole number > 0
     read: Callable[[Any], Any]  # from what stands in the file to the value, or REFUSED
     examples: tuple[str, ...] = ()  # words that a misspelt one may have meant
+
+
+def kinds_of(model: type[BaseModel], special: Mapping[str, tuple[Kind, ...]]) -> dict[str, tuple[Kind, ...]]:
+    """Return how each parameter of a model can be written; `special` are those of which its annotation says too little.
+
+    The order is the model's own.
+    """
+    annotations = get_type_hints(model, include_extras=True)
+    return {name: special.get(name) or _kinds(annotations[name]) for name in model.model_fields}
 
 
 def read_as(kinds: tuple[Kind, ...], value: Any) -> Any:
@@ -142,17 +153,3 @@ def _kinds(annotation: Any, bounds: Bounds = ()) -> tuple[Kind, ...]:
 
 def _bounds(metadata: list[Any]) -> Bounds:
     return tuple((name, getattr(bound, name)) for bound in metadata for name in _COMPARE if hasattr(bound, name))
-
-
-# What an annotation cannot say: which texts are meant.
-_SPECIAL = {
-    "model": (replace(TEXT, short="name | owner/name | folder"),),
-    "task": (replace(TEXT, short="banking77 | intents | folder"),),
-    "vram_limit": (NONE, BYTES, SIZE, CARD),
-}
-
-KINDS: dict[str, tuple[Kind, ...]] = {
-    name: _SPECIAL.get(name) or _kinds(annotation)
-    for name, annotation in get_type_hints(Parameters, include_extras=True).items()
-    if name in Parameters.model_fields
-}

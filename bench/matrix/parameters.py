@@ -6,17 +6,18 @@ Names and meaning are Transformers', PEFT's and bitsandbytes' own wherever they 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from bench.matrix.cards import card_of
 from bench.matrix.models import PACKAGED_MODEL, SHAPES
+from bench.matrix.rules import Rule
 
 FOUR_BIT = ("nf4", "fp4")
 LARGEST_SEED = 2**32 - 1
 
+QuantType = Literal["nf4", "fp4", "int8", "none"]
 Dtype = Literal["bfloat16", "float16", "float32"]
 Count = Annotated[int, Field(gt=0)]
 Rate = Annotated[float, Field(ge=0, le=1)]
@@ -32,6 +33,15 @@ DERIVED: dict[str, tuple[str, Callable[[Mapping[str, Any]], Any]]] = {
 # the records it had before; those are read with that default, so that a name stays here, whatever the protocol.
 LATER = ("seed_offset",)
 
+DOUBLE_QUANT_NEEDS = "double_quant: true needs 4-bit weights (quant_type nf4 or fp4)"
+
+
+def derive(given: Any, derived: Mapping[str, tuple[str, Callable[[Mapping[str, Any]], Any]]]) -> Any:
+    """Complete what a model of parameters is made from with the defaults that follow from it."""
+    if not isinstance(given, Mapping):
+        return given
+    return {**{name: follow(given) for name, (_, follow) in derived.items()}, **given}
+
 
 class Parameters(BaseModel):
     """Everything that decides what one cell does, but for the seed."""
@@ -43,7 +53,7 @@ class Parameters(BaseModel):
     weights: Literal["pretrained", "random"] = Field(
         "pretrained", description="random: the shape only, on synthetic tokens; memory and speed, never accuracy"
     )
-    quant_type: Literal["nf4", "fp4", "int8", "none"] = Field("nf4", description="data type of the base's weights")
+    quant_type: QuantType = Field("nf4", description="data type of the base's weights")
     double_quant: bool = Field(True, description="quantize the block scales too (bnb_4bit_use_double_quant)")
     compute_dtype: Dtype = Field("bfloat16", description="dtype of matrix products, and of autocast in training")
     load_dtype: Dtype = Field("bfloat16", description="dtype of the parameters that stay unquantized")
@@ -98,9 +108,7 @@ class Parameters(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _derive(cls, given: Any) -> Any:
-        if not isinstance(given, Mapping):
-            return given
-        return {**{name: derive(given) for name, (_, derive) in DERIVED.items()}, **given}
+        return derive(given, DERIVED)
 
     @field_validator("target_modules", mode="before")
     @classmethod
@@ -130,24 +138,11 @@ class Parameters(BaseModel):
         return self.quant_type in FOUR_BIT
 
 
-@dataclass(frozen=True)
-class Rule:
-    """A combination of values that type-check one by one and mean nothing together.
-
-    `parameters` are those that `broken` looks at; the first of them is the one to blame.
-    """
-
-    parameters: tuple[str, ...]
-    broken: Callable[[Parameters], bool]
-    what: str
-    fix: str
-
-
-MEANINGLESS: tuple[Rule, ...] = (
+MEANINGLESS: tuple[Rule[Parameters], ...] = (
     Rule(
         ("double_quant", "quant_type"),
         lambda p: p.double_quant and not p.four_bit,
-        "double_quant: true needs 4-bit weights (quant_type nf4 or fp4)",
+        DOUBLE_QUANT_NEEDS,
         "set double_quant: false for this cell, or exclude it",
     ),
     Rule(

@@ -8,21 +8,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench.errors import Location
-from bench.matrix.kinds import KINDS
 from bench.matrix.report import Report
+from bench.matrix.subjects import KIND
 from bench.matrix.tree import Entry, Node, sort_of
 from bench.matrix.values import Mistake, Unreadable, convert, plain
+from bench.matrix.vocabulary import Vocabulary
 from bench.matrix.wording import closest, quoted, written
 
-TOP_KEYS = (
-    "schema", "name", "about", "defaults", "axes", "exclude", "overrides", "include", "baseline", "seeds",
-    "watch_pairs",
-)  # fmt: skip
 LONGEST_ID = 100
 
 # Keys that mean something elsewhere.
 _NO_PARAMETERS = {
-    **{key: f"{key} is a part of the matrix: move it to the left, to where axes stands" for key in TOP_KEYS},
     "id": "only rows of include have an id",
     "<<": "write the values out, or put them into defaults",
 }
@@ -60,13 +56,13 @@ class Row:
         return self.complete and len(self.readable) == len(self.settings)
 
 
-def read_row(node: Node, report: Report, *, with_id: bool = False) -> Row:
+def read_row(node: Node, vocabulary: Vocabulary, report: Report, *, with_id: bool = False) -> Row:
     """Read a mapping of one value each; mistakes go to `report`."""
     entries = dict(entries_of(node))
     id_entry = entries.pop("id", None) if with_id else None
-    names = {key: _parameter_named(key, entry, entries, report) for key, entry in entries.items()}
+    names = {key: _parameter_named(key, entry, entries, vocabulary, report) for key, entry in entries.items()}
     settings = {
-        name: Setting(_read_value(name, entries[key].node, report, quiet=name != key), entries[key].where)
+        name: Setting(_read_value(name, entries[key].node, vocabulary, report, quiet=name != key), entries[key].where)
         for key, name in names.items()
         if name is not None
     }
@@ -74,13 +70,13 @@ def read_row(node: Node, report: Report, *, with_id: bool = False) -> Row:
     return Row(node.where, settings, complete, _read_id(id_entry, report) if id_entry else None)
 
 
-def read_axes(node: Node, report: Report) -> dict[str, tuple[Setting, ...]]:
+def read_axes(node: Node, vocabulary: Vocabulary, report: Report) -> dict[str, tuple[Setting, ...]]:
     """Read a mapping of a list of values each; mistakes go to `report`."""
     entries = entries_of(node)
     axes = {}
     for key, entry in entries.items():
-        if (name := _parameter_named(key, entry, entries, report)) is not None:
-            axes[name] = _read_axis(name, entry.node, report, quiet=name != key)
+        if (name := _parameter_named(key, entry, entries, vocabulary, report)) is not None:
+            axes[name] = _read_axis(name, entry.node, vocabulary, report, quiet=name != key)
     return axes
 
 
@@ -88,36 +84,44 @@ def entries_of(node: Node) -> dict[str, Entry]:
     return node.value if isinstance(node.value, dict) else {}
 
 
-def _parameter_named(key: str, entry: Entry, siblings: Mapping[str, Entry], report: Report) -> str | None:
+def _parameter_named(
+    key: str, entry: Entry, siblings: Mapping[str, Entry], vocabulary: Vocabulary, report: Report
+) -> str | None:
     """Return `key` if it is a parameter; otherwise, once reported, the one it stands for, if that is free."""
-    if key in KINDS:
+    if key in vocabulary.kinds:
         return key
-    guess = None if key in _NO_PARAMETERS else closest(key, KINDS)
-    advice = f"did you mean {guess}?" if guess else _NO_PARAMETERS.get(key, "qlora-bench params lists the parameters")
+    guess = None
+    if key in (KIND, *vocabulary.keys):
+        advice = f"{key} is a part of the matrix: move it to the left, to where axes stands"
+    elif key in _NO_PARAMETERS:
+        advice = _NO_PARAMETERS[key]
+    else:
+        guess = None if key in vocabulary.foreign else closest(key, vocabulary.kinds)
+        advice = f"did you mean {guess}?" if guess else vocabulary.advice
     report.add(entry.where, f"unknown parameter {quoted(key)}", advice)
     return guess if guess not in siblings else None
 
 
-def _read_value(name: str, node: Node, report: Report, *, quiet: bool) -> Any:
+def _read_value(name: str, node: Node, vocabulary: Vocabulary, report: Report, *, quiet: bool) -> Any:
     try:
-        return convert(name, node)
+        return convert(name, node, vocabulary)
     except Mistake as mistake:
         if not quiet:  # a guessed name is blamed for nothing more
             report.add(node.where, mistake.what, mistake.fix)
         return Unreadable(written(plain(node)))
 
 
-def _read_axis(name: str, node: Node, report: Report, *, quiet: bool) -> tuple[Setting, ...]:
+def _read_axis(name: str, node: Node, vocabulary: Vocabulary, report: Report, *, quiet: bool) -> tuple[Setting, ...]:
     if not isinstance(node.value, list):
         fix = "list the values: [a, b]" if isinstance(node.value, dict) else f"write [{written(node.value)}]"
         report.add(node.where, f"the axis {name} takes a list of values, not {sort_of(node)}", fix)
-        return (Setting(_read_value(name, node, report, quiet=True), node.where),)
+        return (Setting(_read_value(name, node, vocabulary, report, quiet=True), node.where),)
     if not node.value:
         report.add(node.where, f"the axis {name} has no values", "list one or more, or remove the axis")
         return (Setting(Unreadable(""), node.where),)
     values: dict[Any, Setting] = {}
     for item in node.value:
-        value = _read_value(name, item, report, quiet=quiet)
+        value = _read_value(name, item, vocabulary, report, quiet=quiet)
         if value in values:
             first = values[value].where
             place = f"line {first.line}, column {first.column}"

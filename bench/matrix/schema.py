@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 
 from bench.errors import Location
 from bench.matrix.document import Document
-from bench.matrix.kinds import KINDS
 from bench.matrix.parameters import LARGEST_SEED
 from bench.matrix.report import Report
-from bench.matrix.rows import TOP_KEYS, Row, Setting, entries_of, read_axes, read_row
+from bench.matrix.rows import Row, Setting, entries_of, read_axes, read_row
+from bench.matrix.subjects import KIND
 from bench.matrix.tree import Entry, Node, sort_of
+from bench.matrix.vocabulary import Vocabulary
 from bench.matrix.wording import closest, listing, quoted, written
 
 SCHEMA = 1
@@ -42,6 +43,7 @@ class Override:
 class Declaration:
     """A matrix file, nothing crossed yet; `axes` maps parameters to their values in the file's order."""
 
+    vocabulary: Vocabulary
     name: str
     about: str
     defaults: Row
@@ -55,45 +57,49 @@ class Declaration:
     watch_pairs: tuple[tuple[str, str], ...]
 
 
-def read_declaration(document: Document, report: Report) -> Declaration:
+def read_declaration(document: Document, vocabulary: Vocabulary, report: Report) -> Declaration:
     """Read every part of a matrix. Mistakes go to `report`; what could be read is returned."""
-    top = _known_keys(document.root, report)
+    top = _known_keys(document.root, vocabulary, report)
     _check_schema(top.get("schema"), report)
     return Declaration(
+        vocabulary=vocabulary,
         name=_read_name(top.get("name"), document.path.stem, report),
         about=_read_about(top.get("about"), report),
-        defaults=read_row(_mapping("defaults", top.get("defaults"), report), report),
-        axes=read_axes(_mapping("axes", top.get("axes"), report), report),
+        defaults=read_row(_mapping("defaults", top.get("defaults"), report), vocabulary, report),
+        axes=read_axes(_mapping("axes", top.get("axes"), report), vocabulary, report),
         axes_where=top["axes"].where if "axes" in top else Location(report.file),
-        exclude=tuple(_read_exclude(node, report) for node in _rows("exclude", top.get("exclude"), report)),
+        exclude=tuple(_read_exclude(node, vocabulary, report) for node in _rows("exclude", top.get("exclude"), report)),
         overrides=tuple(
             override
             for node in _rows("overrides", top.get("overrides"), report)
-            if (override := _read_override(node, report)) is not None
+            if (override := _read_override(node, vocabulary, report)) is not None
         ),
-        include=tuple(_read_include(node, report) for node in _rows("include", top.get("include"), report)),
+        include=tuple(_read_include(node, vocabulary, report) for node in _rows("include", top.get("include"), report)),
         baseline=_read_baseline(top.get("baseline"), report),
         seeds=_read_seeds(top.get("seeds"), report),
         watch_pairs=_read_watch_pairs(top.get("watch_pairs"), report),
     )
 
 
-def _known_keys(top: Mapping[str, Entry], report: Report) -> dict[str, Entry]:
+def _known_keys(top: Mapping[str, Entry], vocabulary: Vocabulary, report: Report) -> dict[str, Entry]:
     """Find the parts by name; a misspelt one, once reported, is read as the one it stands for, if that is free."""
-    known = {key: entry for key, entry in top.items() if key in TOP_KEYS}
+    known = {key: entry for key, entry in top.items() if key in vocabulary.keys}
     for key, entry in top.items():
-        if key not in TOP_KEYS:
-            meant = None if key in KINDS else closest(key, TOP_KEYS)
-            report.add(entry.where, f"unknown key {quoted(key)}", _advice_for_key(key, meant))
+        if key in vocabulary.foreign_keys:
+            what = f"a matrix of {vocabulary.subject} has no {key}"
+            report.add(entry.where, what, vocabulary.foreign_keys[key])
+        elif key != KIND and key not in vocabulary.keys:
+            meant = None if key in vocabulary.kinds else closest(key, vocabulary.keys)
+            report.add(entry.where, f"unknown key {quoted(key)}", _advice_for_key(key, meant, vocabulary))
             if meant is not None:
                 known.setdefault(meant, entry)
     return known
 
 
-def _advice_for_key(key: str, meant: str | None) -> str:
-    if key in KINDS:
+def _advice_for_key(key: str, meant: str | None, vocabulary: Vocabulary) -> str:
+    if key in vocabulary.kinds:
         return f"{key} is a parameter: move it under defaults or axes"
-    return f"did you mean {meant}?" if meant else f"the keys are {listing(TOP_KEYS, 'and')}"
+    return f"did you mean {meant}?" if meant else f"the keys are {listing(vocabulary.keys, 'and')}"
 
 
 def _check_schema(entry: Entry | None, report: Report) -> None:
@@ -240,20 +246,21 @@ def _rows(name: str, entry: Entry | None, report: Report) -> list[Node]:
     return [node for node in entry.node.value if isinstance(node.value, dict)]
 
 
-def _read_exclude(node: Node, report: Report) -> Row:
+def _read_exclude(node: Node, vocabulary: Vocabulary, report: Report) -> Row:
     if not node.value:
-        report.add(node.where, "an empty row would exclude every cell", f"write what to leave out, like {_EXAMPLE_ROW}")
-    return read_row(node, report)
+        what = f"an empty row would exclude every {vocabulary.noun}"
+        report.add(node.where, what, f"write what to leave out, like {_EXAMPLE_ROW}")
+    return read_row(node, vocabulary, report)
 
 
-def _read_include(node: Node, report: Report) -> Row:
+def _read_include(node: Node, vocabulary: Vocabulary, report: Report) -> Row:
     if not node.value:
         report.add(node.where, "an empty row says nothing", f"write an id or a parameter, like {_EXAMPLE_ROW}")
-    row = read_row(node, report, with_id=True)
+    row = read_row(node, vocabulary, report, with_id=True)
     return row if node.value else replace(row, complete=False)
 
 
-def _read_override(node: Node, report: Report) -> Override | None:
+def _read_override(node: Node, vocabulary: Vocabulary, report: Report) -> Override | None:
     parts = {}
     for key, entry in entries_of(node).items():
         meant = key if key in _OVERRIDE_KEYS else closest(key, _OVERRIDE_KEYS)
@@ -262,12 +269,17 @@ def _read_override(node: Node, report: Report) -> Override | None:
             report.add(entry.where, f"unknown key {quoted(key)} in a row of overrides", fix)
         if meant:
             parts[meant] = entry
-    when = _read_part("when", parts, node, "an empty when matches every cell", "put the values into defaults", report)
-    change = _read_part("set", parts, node, "an empty set changes nothing", "write parameter: value", report)
+    matches_all = f"an empty when matches every {vocabulary.noun}"
+    when = _read_part("when", parts, node, matches_all, "put the values into defaults", vocabulary, report)
+    change = _read_part(
+        "set", parts, node, "an empty set changes nothing", "write parameter: value", vocabulary, report
+    )
     return Override(node.where, when, change) if when and change else None
 
 
-def _read_part(name: str, parts: Mapping[str, Entry], row: Node, empty: str, fix: str, report: Report) -> Row | None:
+def _read_part(
+    name: str, parts: Mapping[str, Entry], row: Node, empty: str, fix: str, vocabulary: Vocabulary, report: Report
+) -> Row | None:
     if name not in parts:
         what = f"a row of overrides has a when and a set, and {name} is missing"
         report.add(row.where, what, f"write it like {{when: {_EXAMPLE_ROW}, set: {{lora_r: 8}}}}")
@@ -278,4 +290,4 @@ def _read_part(name: str, parts: Mapping[str, Entry], row: Node, empty: str, fix
         return None
     if not node.value:
         report.add(node.where, empty, fix)
-    return read_row(node, report)
+    return read_row(node, vocabulary, report)

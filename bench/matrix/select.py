@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import Protocol, TypeAlias, TypeVar
 
 from bench.errors import BenchError
-from bench.matrix.expand import Cell
 from bench.matrix.wording import closest, counted, quoted
 
 Test: TypeAlias = Callable[[str], bool]
@@ -20,8 +19,20 @@ _TOKEN = re.compile(r"[()]|[A-Za-z0-9._+=-]+|\S")
 _WORD = re.compile(r"[A-Za-z0-9._+=-]+")
 
 
-def select_cells(cells: Sequence[Cell], expression: str) -> tuple[Cell, ...]:
+class HasId(Protocol):
+    """A cell, or a case of a matrix of kernels."""
+
+    @property
+    def id(self) -> str: ...
+
+
+HasIdT = TypeVar("HasIdT", bound=HasId)
+
+
+def select_cells(cells: Sequence[HasIdT], expression: str, noun: str = "cell") -> tuple[HasIdT, ...]:
     """Return the cells whose ids match, in their order; a word matches the ids that contain it, whatever the case.
+
+    `noun` is what a message calls one of them.
 
     Raises:
         BenchError: the expression cannot be read, or selects nothing.
@@ -34,13 +45,11 @@ def select_cells(cells: Sequence[Cell], expression: str) -> tuple[Cell, ...]:
         raise BenchError(f"-k {quoted(expression)} cannot be read: {error}", fix) from None
     chosen = tuple(cell for cell in cells if test(cell.id.lower()))
     if not chosen:
-        raise BenchError(
-            f"-k {quoted(expression)} selects none of {counted(len(cells), 'cell')}", _advice(cells, tokens)
-        )
+        raise BenchError(f"-k {quoted(expression)} selects none of {counted(len(cells), noun)}", _advice(cells, tokens))
     return chosen
 
 
-def _advice(cells: Sequence[Cell], tokens: Sequence[str]) -> str:
+def _advice(cells: Sequence[HasId], tokens: Sequence[str]) -> str:
     ids = [cell.id.lower() for cell in cells]
     parts = {part for id_ in ids for part in (id_, *id_.split("-"))}
     for token in tokens:

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from bench.matrix.cards import UNIT_BYTES
-from bench.matrix.kinds import CARD, KINDS, LARGEST_WHOLE, NAMES, REFUSED, read_as
+from bench.matrix.kinds import CARD, LARGEST_WHOLE, NAMES, REFUSED, TEXT, Kind, read_as
 from bench.matrix.limits import advice, known_cards
-from bench.matrix.models import PACKAGED_MODEL, SHAPES, is_known
-from bench.matrix.parameters import DERIVED, Parameters
-from bench.matrix.tasks import FILES, TASKS
 from bench.matrix.tree import Node, scalar
-from bench.matrix.wording import closest, described, listing, quoted, written
+from bench.matrix.vocabulary import Vocabulary
+from bench.matrix.wording import closest, described, listing, written
 
-_TEXTS = ("model", "revision", "task")
-_HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _BOOLEAN_WORDS = {
     **dict.fromkeys(("yes", "y", "on", "true", "1"), True),
     **dict.fromkeys(("no", "n", "off", "false", "0"), False),
@@ -43,18 +38,19 @@ class Unreadable:
     raw: str
 
 
-def convert(name: str, node: Node) -> Any:
+def convert(name: str, node: Node, vocabulary: Vocabulary) -> Any:
     """Read the value that parameter `name` takes from `node`.
 
     Raises:
         Mistake: the parameter does not take it.
     """
     raw = plain(node)
-    value = read_as(KINDS[name], raw)
+    value = read_as(vocabulary.kinds[name], raw)
     if value is REFUSED:
         slip = ", which is too large" if isinstance(raw, int) and raw > LARGEST_WHOLE else ""
-        raise Mistake(f"{name} takes {takes(name)}, not {described(raw)}{slip}", _advice(name, raw))
-    return CHECKS[name](value) if name in CHECKS else value
+        what = f"{name} takes {takes(name, vocabulary)}, not {described(raw)}{slip}"
+        raise Mistake(what, _advice(name, raw, vocabulary))
+    return vocabulary.checks[name](value) if name in vocabulary.checks else value
 
 
 def plain(node: Node) -> Any:
@@ -68,41 +64,46 @@ def plain(node: Node) -> Any:
             return value
 
 
-def takes(name: str) -> str:
+def takes(name: str, vocabulary: Vocabulary) -> str:
     """Say what a parameter takes, as a message does: `nf4, fp4, int8 or none`."""
-    return listing([word for kind in KINDS[name] for word in kind.words.split(", ")])
+    return listing([word for kind in vocabulary.kinds[name] for word in kind.words.split(", ")])
 
 
-def default_of(name: str) -> str:
+def default_of(name: str, vocabulary: Vocabulary) -> str:
     """Write a parameter's default as a file would, or how it follows from others: `true with nf4 and fp4`."""
-    if name in DERIVED:
-        return DERIVED[name][0]
-    default = Parameters.model_fields[name].default
+    if name in vocabulary.derived:
+        return vocabulary.derived[name][0]
+    default = vocabulary.built_in[name]
     return "none" if default is None else written(default)
 
 
 # Advice: the value closest to the mistake that the parameter would take.
 
 
-def _advice(name: str, raw: Any) -> str:
-    if name in _TEXTS and isinstance(raw, int | float):
+def _advice(name: str, raw: Any, vocabulary: Vocabulary) -> str:
+    kinds = vocabulary.kinds[name]
+    if _takes_text(kinds) and isinstance(raw, int | float):
         return "put quotes around it"
     if isinstance(raw, list) and len(raw) > 1:
-        names = NAMES in KINDS[name]
+        names = NAMES in kinds
         return f"write {'the names of modules' if names else 'one value; values to be crossed are listed under axes'}"
     for candidate in _candidates(raw):
-        if read_as(KINDS[name], candidate) is not REFUSED:
+        if read_as(kinds, candidate) is not REFUSED:
             return f"write {written(candidate)}"
-    if CARD in KINDS[name] and (meant := advice(raw)):
+    if CARD in kinds and (meant := advice(raw)):
         return meant
-    examples = [example for kind in KINDS[name] for example in kind.examples]
+    examples = [example for kind in kinds for example in kind.examples]
     if isinstance(raw, str) and (near := closest(raw, examples)):
         return f"did you mean {near}?"
-    if NAMES in KINDS[name] and read_as((NAMES,), [raw]) is not REFUSED:
+    if NAMES in kinds and read_as((NAMES,), [raw]) is not REFUSED:
         return f"write [{raw}]"
-    if isinstance(raw, str) and CARD in KINDS[name]:
+    if isinstance(raw, str) and CARD in kinds:
         return known_cards()
-    return f"the default is {default_of(name)}"
+    return f"the default is {default_of(name, vocabulary)}"
+
+
+def _takes_text(kinds: Iterable[Kind]) -> bool:
+    return any(kind.words == TEXT.words for kind in kinds)
 
 
 def _candidates(raw: Any) -> Iterator[Any]:
@@ -134,37 +135,3 @@ def _sizes(text: str) -> Iterator[str]:
         for ending in (unit, unit.removesuffix("B")):
             if ending and text.lower().endswith(ending.lower()):
                 yield text[: -len(ending)].strip() + unit
-
-
-# What a type cannot say: whether a model or a task exists.
-
-
-def _check_model(name: str) -> str:
-    folder = os.path.expanduser(name)  # noqa: PTH111
-    if is_known(name) or os.path.isdir(folder) or _HUB_ID.fullmatch(name):  # noqa: PTH112 - never raises, whatever the text
-        return name
-    known = [PACKAGED_MODEL, *(shape for shape in SHAPES if shape != PACKAGED_MODEL)]
-    if "/" in name or "\\" in name or name.startswith((".", "~")):
-        raise Mistake(f"there is no folder {quoted(name)}", "give its path from the folder you are in, or a hub id")
-    near = closest(name, known)
-    fix = f"did you mean {near}?" if near else f"the short names are {listing(known, 'and')}."
-    raise Mistake(f"there is no model {quoted(name)}", f"{fix} A model of the hub is written owner/name")
-
-
-def _check_task(name: str) -> str:
-    if name in TASKS:
-        return name
-    folder = os.path.expanduser(name)  # noqa: PTH111
-    if os.path.isdir(folder):  # noqa: PTH112
-        missing = [file for file in FILES if not os.path.isfile(os.path.join(folder, file))]  # noqa: PTH113, PTH118
-        if missing:
-            what = f"the folder {quoted(name)} holds no {listing(missing, 'and no')}"
-            raise Mistake(what, "a task is a folder with train.csv and test.csv, each with the columns text and label")
-        return name
-    near = closest(name, TASKS)
-    known = f"{', '.join(TASKS)}, or a folder with {listing(FILES, 'and')}"
-    fix = f"did you mean {near}?" if near else f"write {known}"
-    raise Mistake(f"there is no task {quoted(name)}", fix)
-
-
-CHECKS: dict[str, Callable[[Any], Any]] = {"model": _check_model, "task": _check_task}

@@ -24,6 +24,8 @@ ALSO_CALLED = {
     "num_train_epochs": "epochs",
     "max_seq_length": "max_length",
     "matrix": "axes",
+    "op": "operation",
+    "tokens": "rows",
     "seed": "seeds",
     "if": "when",
     "then": "set",

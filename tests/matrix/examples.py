@@ -6,6 +6,7 @@ import pytest
 
 from bench.errors import BenchError
 from bench.matrix.expand import Matrix, load_matrix
+from bench.matrix.kernels import Case, KernelMatrix, load_kernels
 
 # The matrix of the design, whole.
 DESIGN = """\
@@ -39,6 +40,14 @@ axes:
   quant_type: [nf4, fp4]
 """
 
+# The same of kernels: what a test is about begins in line 5.
+SMALL_KERNELS = """\
+schema: 1
+kind: kernels
+axes:
+  quant_type: [nf4, fp4]
+"""
+
 
 def load(folder: Path, text: str | bytes, max_cells: int = 10_000) -> Matrix:
     path = folder / "m.yaml"
@@ -50,8 +59,29 @@ def mistakes(folder: Path, text: str | bytes, max_cells: int = 10_000) -> list[s
     """The problems of a file as they are printed, without the folder before the file's name."""
     with pytest.raises(BenchError) as caught:
         load(folder, text, max_cells)
-    return [str(problem).removeprefix(f"{folder}/") for problem in caught.value.problems]
+    return _printed(caught.value, folder)
 
 
 def ids(matrix: Matrix) -> list[str]:
     return [cell.id for cell in matrix.cells]
+
+
+def kernels(folder: Path, text: str) -> KernelMatrix:
+    path = folder / "k.yaml"
+    path.write_text(text)
+    return load_kernels(path)
+
+
+def cases(folder: Path, text: str) -> dict[str, Case]:
+    return {case.id: case for case in kernels(folder, text).cases}
+
+
+def mistakes_of_kernels(folder: Path, text: str) -> list[str]:
+    """As `mistakes`, of a matrix of kernels."""
+    with pytest.raises(BenchError) as caught:
+        kernels(folder, text)
+    return _printed(caught.value, folder)
+
+
+def _printed(error: BenchError, folder: Path) -> list[str]:
+    return [str(problem).replace(f"{folder}/", "") for problem in error.problems]

@@ -4,7 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from bench.matrix.parameters import MEANINGLESS, Parameters
+from bench.matrix.cell_vocabulary import CELLS
+from bench.matrix.kernel_vocabulary import KERNELS
+from bench.matrix.rules import Rule
+from bench.matrix.vocabulary import Vocabulary
 
 from .examples import SMALL, ids, load, mistakes
 
@@ -157,21 +160,27 @@ def test_an_exclude_with_a_mistake_still_spares_what_it_was_to_spare(tmp_path: P
     ]
 
 
-@pytest.mark.parametrize("rule", MEANINGLESS, ids=lambda rule: rule.what[:30])
-def test_every_rule_looks_only_at_the_parameters_it_names(rule) -> None:
+@pytest.mark.parametrize(
+    ("vocabulary", "rule"),
+    [(vocabulary, rule) for vocabulary in (CELLS, KERNELS) for rule in vocabulary.rules],
+    ids=lambda value: value.what[:30] if isinstance(value, Rule) else value.subject,
+)
+def test_every_rule_looks_only_at_the_parameters_it_names(vocabulary: Vocabulary, rule: Rule) -> None:
+    defaults = vocabulary.model()
+
     class Spy:
         def __init__(self) -> None:
             self.seen: set[str] = set()
 
         def __getattr__(self, name: str) -> object:
             self.seen.add({"four_bit": "quant_type", "quantized": "quant_type"}.get(name, name))
-            return getattr(Parameters(), name)
+            return getattr(defaults, name)
 
     spy = Spy()
     rule.broken(spy)
-    assert spy.seen <= set(rule.parameters) <= set(Parameters.model_fields)
+    assert spy.seen <= set(rule.parameters) <= set(vocabulary.kinds)
     assert rule.what.startswith(f"{rule.parameters[0]}: ")
-    assert not rule.broken(Parameters())
+    assert not rule.broken(defaults)
 
 
 def test_all_mistakes_of_a_file_come_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from bench.errors import BenchError
 from bench.matrix import document
 from bench.matrix.expand import load_matrix
+from bench.matrix.kernels import load_kernels
 
 from .examples import DESIGN, SMALL, ids, load, mistakes
 
@@ -139,11 +140,12 @@ def test_byte_order_mark_and_line_ends_of_windows_are_fine_and_kept(tmp_path: Pa
 def only_bench_errors(folder: Path, content: bytes) -> None:
     path = folder / "fuzz.yaml"
     path.write_bytes(content)
-    try:
-        outcome = load_matrix(path).cells
-    except BenchError as error:
-        outcome = error.problems
-    assert outcome
+    for read in (load_matrix, load_kernels):
+        try:
+            outcome: object = read(path)
+        except BenchError as error:
+            outcome = error.problems
+        assert outcome
 
 
 @pytest.fixture(scope="module", params=["CSafeLoader", "SafeLoader"])
@@ -172,7 +174,25 @@ def test_whatever_text_a_file_holds_only_bench_errors_come_out(fuzz_folder: Path
     only_bench_errors(fuzz_folder, content.encode())
 
 
+KERNELS = """\
+schema: 1
+kind: kernels
+name: kernels
+defaults: {model: smollm2-135m}
+axes:
+  layer: [q_proj, 4096x11008]
+  operation: [forward, quantize]
+  rows: [1, 16]
+  quant_type: [nf4, none]
+exclude:
+  - {operation: quantize, quant_type: none}
+overrides:
+  - {when: {rows: 16}, set: {lora_r: 16}}
+include:
+  - {id: int8, quant_type: int8}
+"""
 PIECES = [
+    "kind", "kernels", "cells", "operation", "layer", "rows", "quantize", "forward", "4x8", "0x8", "float16",
     "schema", "axes", "exclude", "include", "overrides", "when", "set", "seeds", "baseline", "defaults", "id", "lora_r",
     "quant_type", "double_quant", "model", "task", "vram_limit", "target_modules", "nf4", "none", "true", "off", "null",
     "~", "8", "-1", "1e-4", ".nan", ".inf", "1e999", "9" * 400, "[]", "{}", "[[a]]", "- ", ": ", ", ", "\n", "  ", "\t",
@@ -183,7 +203,7 @@ PIECES = [
 @given(st.data())
 @settings(max_examples=300, deadline=None)
 def test_a_matrix_changed_at_random_only_raises_bench_errors(fuzz_folder: Path, data: st.DataObject) -> None:
-    text = DESIGN
+    text = data.draw(st.sampled_from([DESIGN, KERNELS]))
     for _ in range(data.draw(st.integers(1, 4))):
         start = data.draw(st.integers(0, len(text)))
         end = data.draw(st.integers(start, min(len(text), start + 30)))

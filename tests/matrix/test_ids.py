@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.errors import BenchError
+from bench.matrix.cell_vocabulary import CELLS
 from bench.matrix.expand import load_matrix
 from bench.matrix.ids import key_of
 from bench.matrix.parameters import LATER, Parameters
@@ -92,17 +93,17 @@ def test_a_key_is_the_hash_of_all_parameters_and_the_protocol() -> None:
     earlier = {name: value for name, value in values.items() if name not in LATER}
     content = {"parameters": earlier, "protocol": PROTOCOL_VERSION}
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    assert key_of(values) == hashlib.sha256(text.encode()).hexdigest()[:16]
-    assert key_of(dict(reversed(values.items()))) == key_of(values)
-    assert key_of(Parameters(lora_r=8).__dict__) != key_of(values)
+    assert key_of(values, CELLS) == hashlib.sha256(text.encode()).hexdigest()[:16]
+    assert key_of(dict(reversed(values.items())), CELLS) == key_of(values, CELLS)
+    assert key_of(Parameters(lora_r=8).__dict__, CELLS) != key_of(values, CELLS)
 
 
 @pytest.mark.parametrize("name", LATER)
 def test_a_parameter_that_came_later_changes_no_key_but_of_the_cells_that_set_it(name: str) -> None:
     values = Parameters().__dict__
     without = {parameter: value for parameter, value in values.items() if parameter != name}
-    assert key_of(without) == key_of(values)
-    assert key_of({**values, name: 1000}) != key_of(values)
+    assert key_of(without, CELLS) == key_of(values, CELLS)
+    assert key_of({**values, name: 1000}, CELLS) != key_of(values, CELLS)
 
 
 def reference_results() -> list[Path]:

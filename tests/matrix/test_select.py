@@ -6,6 +6,8 @@ from hypothesis import strategies as st
 
 from bench.errors import BenchError
 from bench.matrix.expand import Cell
+from bench.matrix.kernel_parameters import KernelParameters
+from bench.matrix.kernels import Case
 from bench.matrix.parameters import Parameters
 from bench.matrix.select import select_cells
 
@@ -84,6 +86,15 @@ def test_an_expression_that_selects_nothing_says_what_there_is(expression: str, 
     with pytest.raises(BenchError) as caught:
         chosen(expression)
     assert str(caught.value) == message
+
+
+def test_cases_are_selected_like_cells() -> None:
+    cases = [Case(f"forward-q_proj-nf4-{rows}-r0", "0" * 16, KernelParameters(rows=rows)) for rows in (4, 64, 4096)]
+    assert select_cells(cases, "-4-r") == (cases[0],)
+    assert select_cells(cases, "4-r or 4096") == tuple(cases)
+    with pytest.raises(BenchError) as caught:
+        select_cells(cases, "nf5", noun="case")
+    assert str(caught.value) == "-k 'nf5' selects none of 3 cases; did you mean nf4?"
 
 
 @given(st.text(alphabet="()andortfx416- &'", max_size=30))

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from importlib import resources
 
-from bench.matrix.kinds import KINDS
+from bench.matrix.cell_vocabulary import CELLS
 from bench.matrix.parameters import Parameters
 from bench.matrix.tasks import FILES, PARTS, TASKS
 
@@ -28,7 +28,7 @@ def test_the_files_of_a_task_are_its_parts_in_order() -> None:
 
 def test_the_default_task_is_known_and_the_documentation_names_every_task() -> None:
     field = Parameters.model_fields["task"]
-    (kind,) = KINDS["task"]
+    (kind,) = CELLS.kinds["task"]
 
     assert field.default in TASKS
     assert str(field.description).startswith(", ".join(TASKS))

@@ -11,10 +11,12 @@ from hypothesis import event, given
 from hypothesis import strategies as st
 
 from bench.errors import Location
-from bench.matrix.kinds import KINDS
+from bench.matrix.cell_vocabulary import CELLS
+from bench.matrix.kernel_vocabulary import KERNELS
 from bench.matrix.parameters import Parameters
 from bench.matrix.tree import Node, scalar
 from bench.matrix.values import Mistake, convert, default_of, takes
+from bench.matrix.vocabulary import Vocabulary
 
 HERE = Location("m.yaml", 1, 1)
 TAKES_A_LIMIT = "vram_limit takes none, 709 million bytes or more, a size such as 16GB or a card such as T4"
@@ -55,7 +57,7 @@ def node(value: Any) -> Node:
     ],
 )
 def test_a_value_becomes_what_the_parameter_holds(name: str, raw: Any, value: Any) -> None:
-    converted = convert(name, node(raw))
+    converted = convert(name, node(raw), CELLS)
     assert converted == value
     assert type(converted) is type(value)
     assert math.copysign(1, converted) > 0 if isinstance(converted, float) else True
@@ -200,13 +202,13 @@ def test_a_value_becomes_what_the_parameter_holds(name: str, raw: Any, value: An
 )
 def test_a_mistake_is_said_in_plain_words_with_a_fix(name: str, raw: Any, message: str) -> None:
     with pytest.raises(Mistake) as caught:
-        convert(name, node(raw))
+        convert(name, node(raw), CELLS)
     assert f"{caught.value.what}; {caught.value.fix}" == message
 
 
 def test_an_unknown_card_is_answered_with_the_cards() -> None:
     with pytest.raises(Mistake) as caught:
-        convert("vram_limit", node("Voodoo"))
+        convert("vram_limit", node("Voodoo"), CELLS)
     assert caught.value.fix.startswith("the cards are GTX 1080 Ti, ")
     assert caught.value.fix.endswith(" and B200; or write its memory, such as 8GB")
 
@@ -214,15 +216,15 @@ def test_an_unknown_card_is_answered_with_the_cards() -> None:
 def test_a_folder_is_a_model_and_a_task_needs_its_two_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("mine").mkdir()
-    assert convert("model", node("mine")) == "mine"
+    assert convert("model", node("mine"), CELLS) == "mine"
     with pytest.raises(Mistake, match=r"the folder 'mine' holds no train\.csv and no test\.csv"):
-        convert("task", node("mine"))
+        convert("task", node("mine"), CELLS)
     Path("mine/train.csv").touch()
     with pytest.raises(Mistake, match=r"the folder 'mine' holds no test\.csv"):
-        convert("task", node("mine"))
+        convert("task", node("mine"), CELLS)
     Path("mine/test.csv").touch()
-    assert convert("task", node("mine")) == "mine"
-    assert convert("task", node(os.fspath(tmp_path / "mine"))) == str(tmp_path / "mine")
+    assert convert("task", node("mine"), CELLS) == "mine"
+    assert convert("task", node(os.fspath(tmp_path / "mine")), CELLS) == str(tmp_path / "mine")
 
 
 @pytest.mark.parametrize("text", ["a\0b", "x" * 100_000, "\ud800", "\x1b[31mred"])
@@ -231,30 +233,36 @@ def test_strange_text_is_a_mistake_and_never_reaches_a_terminal_raw(name: str, t
     if name == "revision" and len(text) > 100:
         return
     with pytest.raises(Mistake) as caught:
-        convert(name, node(text))
+        convert(name, node(text), CELLS)
     assert str(caught.value.what).isprintable()
     assert len(caught.value.what) < 300
 
 
 SCALARS = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=10),
-    st.sampled_from(["nf4", "none", "all", "attention", "T4", "16GB", "true", "0GB", "sgd", "float32", "8", "auto"]),
+    st.sampled_from(["nf4", "none", "all", "attention", "T4", "16GB", "true", "0GB", "sgd", "float32", "8", "auto",
+                     "quantize", "4x8", "0x8", "08x4", "4 X 8", "99999999x1"]),
 )  # fmt: skip
+NAMES = [(vocabulary, name) for vocabulary in (CELLS, KERNELS) for name in vocabulary.kinds]
 
 
-@given(st.sampled_from(sorted(KINDS)), SCALARS | st.lists(SCALARS, max_size=3))
-def test_what_is_taken_the_model_of_a_cell_takes_unchanged(name: str, raw: Any) -> None:
+@given(st.sampled_from(NAMES), SCALARS | st.lists(SCALARS, max_size=3))
+def test_what_is_taken_the_model_takes_unchanged(parameter: tuple[Vocabulary, str], raw: Any) -> None:
+    vocabulary, name = parameter
     try:
-        value = convert(name, node(raw))
+        value = convert(name, node(raw), vocabulary)
     except Mistake:
         return
-    assert getattr(Parameters(**{name: value}), name) == value
+    assert getattr(vocabulary.model(**{name: value}), name) == value
 
 
-@given(st.sampled_from(sorted(KINDS)), SCALARS | st.lists(SCALARS, max_size=2))
-def test_every_mistake_has_a_fix_and_what_it_says_to_write_is_taken(name: str, raw: Any) -> None:
+@given(st.sampled_from(NAMES), SCALARS | st.lists(SCALARS, max_size=2))
+def test_every_mistake_has_a_fix_and_what_it_says_to_write_is_taken(
+    parameter: tuple[Vocabulary, str], raw: Any
+) -> None:
+    vocabulary, name = parameter
     try:
-        convert(name, node(raw))
+        convert(name, node(raw), vocabulary)
     except Mistake as mistake:
         what, fix = mistake.what, mistake.fix
         event(fix.partition(" ")[0])
@@ -264,13 +272,15 @@ def test_every_mistake_has_a_fix_and_what_it_says_to_write_is_taken(name: str, r
     written = re.fullmatch(r"(?:write|did you mean) ([^ ]+?)(?:\?.*)?", fix)
     if written and name not in ("model", "task"):
         value = written[1]
-        convert(name, node([value[1:-1]] if value.startswith("[") else scalar(value)))
+        convert(name, node([value[1:-1]] if value.startswith("[") else scalar(value)), vocabulary)
 
 
 def test_every_parameter_says_what_it_takes_and_its_default() -> None:
-    assert set(KINDS) == set(Parameters.model_fields)
-    assert takes("vram_limit") == "none, 709 million bytes or more, a size such as 16GB or a card such as T4"
-    assert [default_of(name) for name in ("learning_rate", "double_quant", "load_dtype", "max_steps", "task")] == [
+    assert list(CELLS.kinds) == list(Parameters.model_fields)
+    assert takes("vram_limit", CELLS) == "none, 709 million bytes or more, a size such as 16GB or a card such as T4"
+    assert [
+        default_of(name, CELLS) for name in ("learning_rate", "double_quant", "load_dtype", "max_steps", "task")
+    ] == [
         "5e-4",
         "true with nf4 and fp4",
         "as compute_dtype",
