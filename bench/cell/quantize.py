@@ -42,8 +42,7 @@ def load(
     check_unquantized(parameters, source.config)
     # `AutoModel` takes no state dict without a path: with random weights, the class itself is asked.
     loader: Any = AutoModelForCausalLM if source.path else type(sources.skeleton(source.config, trust_remote_code))
-    # An int8 layer says at every call that it computes in float16.
-    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+    quiet_int8()
     try:
         with _quiet():
             model, found = loader.from_pretrained(
@@ -68,9 +67,21 @@ def load(
         )
     model.config.use_cache = False
     for module in linear4bit(model):
-        # Where a CPU has AVX512-BF16, an evaluation repacks the weights, and training after it loses the gradient.
-        module.support_avx512bf16_for_cpu = False
+        never_repack(module)
     return model, source.tokenizer
+
+
+def never_repack(layer: bnb.nn.Linear4bit) -> None:
+    """Keep a 4-bit layer's weights as they are.
+
+    Where a CPU has AVX512-BF16, an evaluation repacks them, and training after it loses the gradient.
+    """
+    layer.support_avx512bf16_for_cpu = False
+
+
+def quiet_int8() -> None:
+    """Keep int8 layers from saying at every call that they compute in float16."""
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
 
 
 def check_unquantized(parameters: Parameters, config: PretrainedConfig) -> None:
