@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import islice
@@ -27,7 +27,7 @@ from bench.cell.steps import Trainee
 from bench.cell.worker import cap, check_limit, provenance
 from bench.matrix.parameters import Parameters
 from bench.protocol import Device, Request
-from benchmarks.kernel_groups import Kernel, by_group, collect
+from benchmarks.kernel_groups import by_group, collect
 
 # The range around the profiled step, by which its end is found among the host's calls.
 STEP = "one optimizer step"
@@ -56,17 +56,23 @@ class Counts:
 COUNTS: dict[Device, Counts] = {"cuda": Counts(5, 10, 30), "cpu": Counts(1, 3, 0)}
 
 
-def measure(request: Request, device: torch.device, _send: Send) -> dict[str, Any]:
+def measure(
+    request: Request,
+    device: torch.device,
+    _send: Send,
+    counts: Counts | None = None,
+    record: Callable[[Trainee, Sequence[Batch]], list[Any]] | None = None,
+) -> dict[str, Any]:
     """Load and adapt a cell's model and time its steps; return the measures, and as `environment` what they depend on.
 
     A measure that ends in `_p50_s` is the median of the readings of that name, which are there too. Those of the graph
-    are None without one.
+    are None without one. `counts` stand in place of the device's `COUNTS`, and `record` in place of `record_step`.
 
     Raises:
         Invalid: the cell asks for something that cannot be had.
         Diverged: a loss is not finite.
     """
-    counts = COUNTS[request.device]
+    counts = counts or COUNTS[request.device]
     parameters = Parameters.model_validate({**request.parameters, "max_steps": counts.total})
     precision.check_supported(parameters, device)
     check_limit(parameters.vram_limit, device)
@@ -87,7 +93,9 @@ def measure(request: Request, device: torch.device, _send: Send) -> dict[str, An
         steps.take(it, step)
     readings = {"eager_step": eager_s(it, islice(batches, counts.eager))}
     readings |= parts_s(it, islice(batches, counts.eager))
-    kernels, synchronizations = profiled(it, next(batches))
+    events = (record or record_step)(it, next(batches))
+    kernels, synchronizations = collect(kernel_runs(events, device)), synchronizations_count(events, device)
+    del events  # of a large model there are hundreds of thousands
     survey = encoding.survey(examples, parameters, request.seed)
     replayed, notes = graph_s(it, survey, batches, counts)
     readings |= replayed
@@ -144,29 +152,49 @@ def forward_backward(it: Trainee, step: Sequence[Batch]) -> None:
         steps.forward_backward(it, move(batch, it.device), loss_tokens)
 
 
-def profiled(it: Trainee, step: Sequence[Batch]) -> tuple[tuple[Kernel, ...], int | None]:
-    """Take a step under torch's profiler; return its kernels, and how often the host called for a synchronization.
+def record_step(it: Trainee, step: Sequence[Batch]) -> list[Any]:
+    """Take a step under torch's profiler; return what that saw."""
 
-    On a CPU, return its operators and None.
-    """
-    on_gpu = it.device.type == "cuda"
-    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]) as profiler:
+    def run() -> None:
         with record_function(STEP):
             steps.take(it, step)
-        synchronize(it.device)
-    events = list(profiler.events() or ())
-    host = [event for event in events if event.device_type == DeviceType.CPU]
-    if not on_gpu:
-        return collect((event.name, event.self_cpu_time_total / 1e6) for event in host if not annotates(event)), None
+
+    return record_events(run, it.device)
+
+
+def record_events(run: Callable[[], None], device: torch.device) -> list[Any]:
+    """Run something under torch's profiler, to its end on the device; return the profiler's events."""
+    on_gpu = device.type == "cuda"
+    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]) as profiler:
+        run()
+        synchronize(device)
+    return list(profiler.events() or ())
+
+
+def host_events(events: Iterable[Any]) -> list[Any]:
+    return [event for event in events if event.device_type == DeviceType.CPU]
+
+
+def kernel_runs(events: Sequence[Any], device: torch.device) -> Iterator[tuple[str, float]]:
+    """Yield name and seconds of each kernel among a profiler's events; on a CPU, of each operator."""
+    host = host_events(events)
+    if device.type != "cuda":
+        yield from ((event.name, event.self_cpu_time_total / 1e6) for event in host if not annotates(event))
+        return
     # The host's ranges appear on the GPU too, and are no kernels.
     ranges = {event.name for event in host}
-    kernels = collect(
-        (event.name, event.time_range.elapsed_us() / 1e6)
-        for event in events
-        if event.device_type == DeviceType.CUDA and event.name not in ranges and not annotates(event)
-    )
-    end = max(event.time_range.end for event in host if event.name == STEP)
-    return kernels, sum(bool(SYNCHRONIZE.search(event.name)) and event.time_range.end <= end for event in host)
+    for event in events:
+        if event.device_type == DeviceType.CUDA and event.name not in ranges and not annotates(event):
+            yield event.name, event.time_range.elapsed_us() / 1e6
+
+
+def synchronizations_count(events: Sequence[Any], device: torch.device) -> int | None:
+    """Return how often the host called for a synchronization in the step that `record_step` took; None on a CPU."""
+    if device.type != "cuda":
+        return None
+    host = host_events(events)
+    end: float = max(event.time_range.end for event in host if event.name == STEP)
+    return sum(bool(SYNCHRONIZE.search(event.name)) and bool(event.time_range.end <= end) for event in host)
 
 
 def annotates(event: Any) -> bool:

@@ -57,10 +57,12 @@ def session(pytestconfig: pytest.Config) -> Session:
 
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
-    device = config.stash[SESSION].device
-    del machine_info["node"]
-    machine_info.update(provenance(device))
-    machine_info["gpu"] = machine_info.get("gpu_name")
+    """Say what the figures depend on, and not which machine it was."""
+    cpu = machine_info["cpu"].get("brand_raw")
+    kept = {name: machine_info[name] for name in ("system", "machine")}
+    found = provenance(config.stash[SESSION].device)
+    machine_info.clear()
+    machine_info.update({**kept, "cpu": cpu, **found, "gpu": found.get("gpu_name")})
 
 
 def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:

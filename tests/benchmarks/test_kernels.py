@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from bench.cell.failures import Invalid
+from bench.errors import BenchError
+from benchmarks.kernels.__main__ import command
 from benchmarks.kernels.session import outcome
 from tests.benchmarks.scripts import script
 
@@ -128,27 +130,32 @@ def test_an_earlier_run_is_set_aside_and_a_selection_runs_alone(results: Path, m
         (["missing.yaml"], "missing.yaml"),
         (["matrices/cpu.yaml"], "nox -s bench"),
         (["-k", "nothing_like_it"], "nothing_like_it"),
-        (["--device", "cpu", "matrices/kernels.yaml", "matrices/kernels-cpu.yaml"], "two matrices are given; give one"),
-        (["--no-such-option"], "--no-such-option"),
+        (["matrices/kernels.yaml", "matrices/kernels-cpu.yaml"], "two matrices are given; give one"),
     ],
 )
 def test_a_wrong_request_is_told_and_nothing_is_written(arguments: list[str], said: str, tmp_path: Path) -> None:
-    done = script("kernels", *arguments, "--results", tmp_path / "results")
+    with pytest.raises(BenchError, match=said):
+        command(["--device", "cpu", *arguments, "--results", str(tmp_path / "results")], standalone_mode=False)
+    assert not (tmp_path / "results").exists()
+
+
+def test_an_option_that_nobody_knows_writes_no_result(tmp_path: Path) -> None:
+    done = script("kernels", "--no-such-option", "--device", "cpu", "--results", tmp_path / "results")
 
     assert done.returncode == 2
-    assert said in done.stderr + done.stdout
+    assert "--no-such-option" in done.stderr
     assert "Traceback" not in done.stderr + done.stdout
-    assert not list(tmp_path.rglob("*.json"))
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_a_mistake_in_a_matrix_has_its_place(tmp_path: Path) -> None:
     path = tmp_path / "bad.yaml"
     path.write_text("schema: 1\nkind: kernels\naxes:\n  rows: [4, many]\n")
 
-    done = script("kernels", path, "--results", tmp_path / "results")
+    with pytest.raises(BenchError) as raised:
+        command([str(path), "--results", str(tmp_path / "results")], standalone_mode=False)
 
-    assert done.returncode == 2
-    assert f"error: {path}:4:13: rows takes a whole number above zero, not the text 'many'" in done.stderr
+    assert str(raised.value).startswith(f"{path}:4:13: rows takes a whole number above zero, not the text 'many'")
     assert not (tmp_path / "results").exists()
 
 

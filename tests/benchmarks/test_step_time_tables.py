@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from benchmarks.step_time_tables import NAME_CHARACTERS, NOT_MEASURED, first_measured, short, show_cell, show_summary
-from tests.benchmarks.test_kernels import ANONYMOUS
+from tests.benchmarks.test_kernel_groups import ANONYMOUS
 
 
 def test_a_long_name_keeps_what_tells_it_apart() -> None:
