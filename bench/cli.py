@@ -190,13 +190,12 @@ def run_command(
 @result_argument
 @json_option
 def tables_command(result: Path, as_json: bool) -> None:
-    """Show the tables of RESULT, a folder that a run has left, and write them beside its records."""
+    """Show the tables of RESULT, what a run or kernel benchmarks have left, and write them into its folder."""
     from bench.tables.json import to_json
-    from bench.tables.load import load_results
-    from bench.tables.render import results_at, show, write_tables
+    from bench.tables.render import frame_at, results_at, show, write_tables
 
     if as_json:
-        click.echo(to_json(load_results(result)))
+        click.echo(to_json(frame_at(result)))
         return
     found = results_at(result)
     write_tables(found)

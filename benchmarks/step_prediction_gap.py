@@ -3,7 +3,7 @@
 Measured apart from each other are the kernel timings, the time of the step, the kernels of a step under the profiler,
 of them those that the linear layers launched, and the kernels of these layers' launches alone. All else is a difference
 of two of these: the rest of the model (all kernels of the step less the linear layers'), the time in which the GPU is
-idle (the step less all its kernels), and what the step does to the linear layers (in the step against alone).
+idle (the step less all its kernels; of a graph, the update less the optimizer's), and what the step does to the linear layers (in the step against alone).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from benchmarks.kernel_groups import GROUP_NAMES, OTHER
 # Kernels by group, each with `count` and `total_s`.
 Groups = Mapping[str, Mapping[str, float]]
 ROUNDING = 1e-9
+OPTIMIZER = "optimizer"
 NOTHING: Mapping[str, float] = {"count": 0, "total_s": 0.0}
 
 
@@ -43,8 +44,9 @@ class Gap:
     alone_s: what the kernels of the same launches take alone, in the process of the step; None if they did not run.
     linear_s: what the linear layers' kernels take in the step.
     rest_s: what the other kernels take, but for those of unknown group.
-    idle_s: what an eager step takes longer than its kernels; None of a graph, which leaves a GPU next to no idle time,
-        and on a CPU, where an operator's time has the profiler's own in it.
+    idle_s: what an eager step takes longer than its kernels; of a graph whose update is not in it, what that update
+        takes longer than the optimizer's kernels. None where the graph holds the whole step, which leaves a GPU next to
+        no idle time, and on a CPU, where an operator's time has the profiler's own in it.
     not_explained_s: kernels of unknown group, and what is left of the step then.
     """
 
@@ -86,7 +88,7 @@ def explain(predicted_s: float, launches: Sequence[int], figures: Mapping[str, A
     rest = {group: left for group in groups if any((left := less(groups, linear, group)).values())}
     linear_s, all_s = seconds(linear), seconds(groups)
     unknown_s = rest.get(OTHER, {"total_s": 0.0})["total_s"]
-    idle_s = max(0.0, step_s - all_s) if execution == "eager" and "gpu_name" in figures["environment"] else None
+    idle_s = idle(figures, all_s) if "gpu_name" in figures["environment"] else None
     rows = [
         *(row(group, True, linear, alone) for group in GROUP_NAMES if group in linear or group in (alone or {})),
         *(row(group, False, rest) for group in GROUP_NAMES if group in rest and group != OTHER),
@@ -115,6 +117,16 @@ def step_of(figures: Mapping[str, Any]) -> tuple[float, str]:
     """Return the time of a step and how it was launched: as a graph, or eagerly where there is none."""
     graph_s = figures["graph_step_p50_s"]
     return (figures["eager_step_p50_s"], "eager") if graph_s is None else (graph_s, "graph")
+
+
+def idle(figures: Mapping[str, Any], kernels_s: float) -> float | None:
+    """Return how long a GPU waits for Python in a step; None where a graph holds the whole step."""
+    step_s, execution = step_of(figures)
+    if execution == "eager":
+        return max(0.0, step_s - kernels_s)
+    if figures["update_in_graph"]:
+        return None
+    return max(0.0, float(figures["graph_update_p50_s"] - figures["groups"].get(OPTIMIZER, NOTHING)["total_s"]))
 
 
 def total(alone: Sequence[Groups | None], launches: Sequence[int]) -> dict[str, dict[str, float]] | None:

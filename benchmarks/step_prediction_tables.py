@@ -30,7 +30,7 @@ NOT_TRACED = (
 REST = {
     "matmul": "matmul: output head",
     "norm, reduction": "norm, reduction: norms, gradient norm",
-    "elementwise": "elementwise: norms, rotary, activation, residuals",
+    "elementwise": "elementwise: norms, rotary, SiLU",
     "optimizer": "optimizer: update, clipping",
     "indexing": "indexing: embeddings, label tokens",
 }
@@ -95,7 +95,8 @@ def gap_table(name: str, gap: Mapping[str, Any]) -> Table:
     add("rest of the model", gap["rest_s"], kernels=counts(rest), style="bold")
     for row in rest:
         add(f"  {REST.get(row['group'], row['group'])}", row["measured_s"], kernels=counts([row]))
-    add("GPU idle", gap["idle_s"], style="bold")
+    waits = "GPU idle" if gap["execution"] == "eager" else "GPU idle: Python launches the update"
+    add(waits, gap["idle_s"], style="bold")
     add("not explained", gap["not_explained_s"], style="bold")
     table.add_section()
     add(f"step ({gap['execution']})", gap["step_s"], gap["predicted_s"], style="bold")

@@ -19,6 +19,8 @@ from bench.matrix.expand import load_matrix
 from bench.matrix.parameters import Parameters
 from bench.protocol import PEAK_PARTS
 
+from .tables.kernel_examples import case, refused, write_kernels
+
 ROOT = Path(__file__).parent.parent
 BENCH = (sys.executable, "-m", "bench")
 
@@ -220,6 +222,27 @@ def test_tables_of_a_folder_without_results_exits_with_2(tmp_path):
     done = CliRunner().invoke(cli, ["tables", str(tmp_path)])
     assert done.exit_code != 0
     assert bench("tables", tmp_path).returncode == 2
+
+
+def test_tables_of_kernels_are_shown_written_and_printed_as_json(tmp_path):
+    folder = write_kernels(tmp_path / "kernels", [case("none"), case("nf4")], refusals=[refused()])
+    shown = CliRunner().invoke(cli, ["tables", str(folder)])
+    assert shown.exit_code == 0
+    assert "kernels: time against 16-bit" in shown.output
+    assert (folder / "tables" / "report.html").is_file()
+    rows = json.loads(CliRunner().invoke(cli, ["tables", str(folder / "kernels.json"), "--json"]).output)
+    assert [(row["quant_type"], row["status"]) for row in rows] == [("none", "ok"), ("nf4", "ok"), ("nf4", "invalid")]
+    assert rows[1]["time_ratio_16bit"] == pytest.approx(rows[1]["p50_s"] / rows[0]["p50_s"])
+
+
+def test_a_damaged_file_of_kernels_exits_with_2_and_writes_nothing(tmp_path):
+    path = tmp_path / "kernels.json"
+    path.write_text('{"benchmarks": [3], "matrix": {}}')
+    done = bench("tables", path)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {path}: ")
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == [path]
 
 
 # Memory ---------------------------------------------------------------------------------------------------------------

@@ -29,3 +29,14 @@ PALETTE: dict[str, Paint] = {
     "unquantized": Paint("▚", "#cc79a7"),
     "buffers": Paint("·", "#999999"),
 }
+
+# How each quantization is painted: related ones alike, double quantization lighter.
+QUANTIZATIONS: dict[str, str] = {
+    "none": "#222222",
+    "nf4": "#0072b2",
+    "nf4-dq": "#56b4e9",
+    "fp4": "#d55e00",
+    "fp4-dq": "#e69f00",
+    "int8": "#009e73",
+}
+OTHER = "#999999"

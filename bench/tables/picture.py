@@ -6,7 +6,7 @@ import io
 import os
 import textwrap
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -73,12 +73,17 @@ def can_draw() -> bool:
 
 def draw(bars: Bars, kind: str) -> bytes:
     """Draw the bars as a file of a `kind`: svg or png. Needs matplotlib, and no display."""
+    return saved(lambda: _figure(bars), kind)
+
+
+def saved(make: Callable[[], Figure], kind: str) -> bytes:
+    """Make a figure in the project's own style, and return its file of a `kind`: svg or png."""
     from matplotlib import style
 
     with style.context(["default", STYLE]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing", category=UserWarning)
         file = io.BytesIO()
-        _figure(bars).savefig(file, format=kind, dpi=DOTS_PER_INCH, metadata=METADATA[kind])
+        make().savefig(file, format=kind, dpi=DOTS_PER_INCH, metadata=METADATA[kind])
         return file.getvalue()
 
 
