@@ -3,7 +3,8 @@
 Measured apart from each other are the kernel timings, the time of the step, the kernels of a step under the profiler,
 of them those that the linear layers launched, and the kernels of these layers' launches alone. All else is a difference
 of two of these: the rest of the model (all kernels of the step less the linear layers'), the time in which the GPU is
-idle (the step less all its kernels; of a graph, the update less the optimizer's), and what the step does to the linear layers (in the step against alone).
+idle (the step less all its kernels; of a graph, the update less the optimizer's), and what the step does to the linear
+layers (in the step against alone).
 """
 
 from __future__ import annotations

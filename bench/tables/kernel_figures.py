@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Sequence
 import pandas as pd
 
 from bench.tables.figures import number, signed
-from bench.tables.table import MISSING, Column, Row
+from bench.tables.table import MISSING, Column, Row, field
 
 US, MB = 1e-6, 1e6
 G, T = 1e9, 1e12
@@ -76,6 +76,16 @@ def text_column(name: str, heading: str = "", *, priority: int = 0, about: str =
         return MISSING if pd.isna(row[name]) else str(row[name])
 
     return Column(heading or name, text, "left", priority=priority, about=about)
+
+
+def labelled(rows: pd.DataFrame, groups: Sequence[Sequence[str]]) -> pd.DataFrame:
+    """Add what `group_column` shows: the names of each row's group."""
+    return rows.assign(label=once(groups), group=[" ".join(names) for names in groups])
+
+
+def group_column(heading: str, *, about: str = "") -> Column:
+    """Name each group of rows once in a terminal, and in each row of a file."""
+    return Column(heading, field("label"), "left", about=about, whole=field("group"))
 
 
 def once(groups: Iterable[Sequence[str]]) -> list[str]:

@@ -10,8 +10,15 @@ import pandas as pd
 
 from bench.tables.figures import listed
 from bench.tables.kernel_caption import conditions, doubts
-from bench.tables.kernel_figures import change_column, names_where_several, once, quantizations, text_column
-from bench.tables.table import MISSING, Column, Row, Table, entries, field, informative
+from bench.tables.kernel_figures import (
+    change_column,
+    group_column,
+    labelled,
+    names_where_several,
+    quantizations,
+    text_column,
+)
+from bench.tables.table import MISSING, Column, Row, Table, entries, informative
 
 SHOWN = 24  # in a terminal
 GROUP = ["model", "layer", "compute_dtype", "quantization"]
@@ -39,12 +46,12 @@ def fused_table(frame: pd.DataFrame) -> Table:
         cases[tuple(case[name] for name in GROUP)].append(case)
     found = [dict(zip(GROUP, names, strict=True)) | _ends(of_group) for names, of_group in cases.items()]
     rows = pd.DataFrame(found, columns=[*GROUP, *ENDS]).astype(TYPES)
-    labelled = rows.assign(label=once(names_where_several(rows, GROUP[:3], ["layer"])))
+    shown = labelled(rows, names_where_several(rows, GROUP[:3], ["layer"]))
     return Table(
         name="fused",
         title=f"{frame.attrs['matrix']}: where the fused 4-bit kernel ends",
-        columns=informative(_columns(), labelled) if len(rows) else (),
-        rows=labelled,
+        columns=informative(_columns(), shown) if len(rows) else (),
+        rows=shown,
         caption=conditions(frame),
         notes=(*_mixed(rows), *doubts(frame)),
         shown=SHOWN,
@@ -75,7 +82,7 @@ def _at(cases: Sequence[Row], path: str) -> dict[str, Any]:
 
 
 def _columns() -> Iterator[Column]:
-    yield Column("layer", field("label"), "left")
+    yield group_column("layer")
     yield Column("out × in", _shape, priority=2)  # noqa: RUF001
     yield text_column("quantization", "4-bit type")
     yield Column("fused\nup to", lambda row: _count(row, "fused_rows"), about=FUSED)

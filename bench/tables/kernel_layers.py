@@ -16,12 +16,13 @@ from bench.tables.kernel_figures import (
     change_column,
     figure_column,
     flops_unit,
+    group_column,
+    labelled,
     names_where_several,
-    once,
     quantizations,
     text_column,
 )
-from bench.tables.table import MISSING, Column, Row, Table, field, informative
+from bench.tables.table import MISSING, Column, Row, Table, informative
 
 SHOWN = 24  # in a terminal
 MOST_CASES = 200  # more than these no reader takes in; the CSV file has them all
@@ -51,8 +52,8 @@ def layers_table(frame: pd.DataFrame) -> Table:
     timed = frame[frame["status"] == "ok"]
     rows, which = _that_matter(timed)
     some = (f"Here are {len(rows):,} of {len(timed):,} cases, {which}; layers.csv has all.",) if which else ()
-    rows = rows.assign(
-        iqr_share=rows["iqr_s"] / rows["p50_s"], quantization=quantizations(rows), label=once(_groups(rows))
+    rows = labelled(
+        rows.assign(iqr_share=rows["iqr_s"] / rows["p50_s"], quantization=quantizations(rows)), _groups(rows)
     )
     return Table(
         name="layers",
@@ -96,7 +97,7 @@ def _groups(rows: pd.DataFrame) -> list[list[str]]:
 
 
 def _columns(rows: pd.DataFrame) -> Iterator[Column]:
-    yield Column("layer", field("label"), "left")
+    yield group_column("layer")
     yield text_column("quantization", "quant.")
     yield figure_column("p50_s", "time\nµs", US, about=TIME)
     yield number_column(rows, "iqr_share", "IQR\n%", scale=0.01, decimals=1, priority=6, about=TIME)

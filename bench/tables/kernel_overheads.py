@@ -14,12 +14,13 @@ from bench.tables.kernel_figures import (
     US,
     change_text,
     figure_column,
+    group_column,
     in_order,
+    labelled,
     names_where_several,
-    once,
     quantizations,
 )
-from bench.tables.table import Column, Row, Table, field
+from bench.tables.table import Column, Row, Table
 
 SHOWN = 40  # in a terminal
 GROUP = ["model", "compute_dtype", "operation", "lora_r", "rows"]
@@ -81,7 +82,7 @@ def _side_by_side(frame: pd.DataFrame, sums: pd.DataFrame) -> pd.DataFrame:
     places = ratios.assign(**{name: ratios[name].map(of_name) for name, of_name in order.items()})
     sorted_rows = ratios.loc[places.sort_values(GROUP).index].reset_index(drop=True)
     names = names_where_several(sorted_rows, ["model", "operation", "compute_dtype"], ["model", "operation"])
-    return sorted_rows.assign(label=once(names))
+    return labelled(sorted_rows, names)
 
 
 def _errors(frame: pd.DataFrame, names: list[str]) -> pd.DataFrame:
@@ -89,12 +90,12 @@ def _errors(frame: pd.DataFrame, names: list[str]) -> pd.DataFrame:
     layers = frame[frame["status"] == "ok"].assign(quantization=quantizations(frame))
     layers = layers.drop_duplicates(["model", "layer", "quantization", "compute_dtype"])
     means = layers.groupby("quantization")[[*ERRORS]].mean()
-    rows = [{"label": text, **means[name].reindex(names).to_dict(), "is_error": True} for name, text in ERRORS.items()]
-    return pd.DataFrame(rows)
+    rows = pd.DataFrame([{**means[name].reindex(names).to_dict(), "is_error": True} for name in ERRORS])
+    return labelled(rows, [[text] for text in ERRORS.values()])
 
 
 def _columns(rows: pd.DataFrame, names: list[str]) -> Iterator[Column]:
-    yield Column("layers of", field("label"), "left", about=LOSS)
+    yield group_column("layers of", about=LOSS)
     yield Column("rows", lambda row: _count(row["rows"]))
     if (rows["lora_r"] > 0).any():
         yield Column("r", lambda row: _count(row["lora_r"]), about=RANK)

@@ -11,7 +11,7 @@ import pandas as pd
 from scipy.stats import binom
 
 from bench.tables.kernel_caption import conditions, doubts, largest_drift
-from bench.tables.kernel_figures import change_column, change_text, once
+from bench.tables.kernel_figures import change_column, change_text, group_column, labelled
 from bench.tables.kernels import PARAMETERS
 from bench.tables.table import MISSING, Column, Row, Table, field
 
@@ -63,12 +63,12 @@ def settings_table(frame: pd.DataFrame) -> Table:
     drift = largest_drift(frame)
     parts = [_by_operation(change, _pairs(frame, change), drift) for change in changes(frame)]
     rows = pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
-    labels = once([before, f"→ {after}"] for before, _, after in rows["change"].str.partition(" → ").to_numpy())
+    names = [[before, f"→ {after}"] for before, _, after in rows["change"].str.partition(" → ").to_numpy()]
     return Table(
         name="settings",
         title=f"{frame.attrs['matrix']}: what each setting does to the time",
         columns=tuple(_columns()),
-        rows=rows.assign(label=labels),
+        rows=labelled(rows, names),
         caption=(*conditions(frame), _noise(drift)),
         notes=doubts(frame),
         detail=rows,
@@ -112,7 +112,7 @@ def _by_operation(change: Change, pairs: pd.DataFrame, drift: float) -> pd.DataF
 
 
 def _columns() -> Iterator[Column]:
-    yield Column("change", field("label"), "left", about=CHANGE)
+    yield group_column("change", about=CHANGE)
     yield Column("operation", field("operation"), "left")
     yield Column("rows", lambda row: MISSING if pd.isna(row["rows"]) else f"{row['rows']:,}")
     yield change_column("time_ratio", "time", about=TIME)

@@ -17,7 +17,7 @@ def to_markdown(table: Table) -> str:
     lines = [
         _line(escape(column.heading.replace("\n", " ")) for column in table.columns),
         _line(RULES[column.align] for column in table.columns),
-        *(_line(map(escape, row)) for row in table.texts()),
+        *(_line(map(escape, row)) for row in table.texts(whole=True)),
     ]
     blocks = [
         f"# {escape(table.title)}",

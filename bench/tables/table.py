@@ -22,7 +22,8 @@ class Column:
 
     `heading` may break into lines; `text` makes a cell's text from its row. A display too narrow for all columns leaves
     out those of the highest `priority` first, together, and never those of priority 0. `prose` may be long and wraps.
-    `about` is a sentence on what is shown, for the legend.
+    `about` is a sentence on what is shown, for the legend. `whole` makes the text for a file, where that of a terminal
+    goes on from row to row.
     """
 
     heading: str
@@ -31,6 +32,7 @@ class Column:
     priority: int = 0
     prose: bool = False
     about: str = ""
+    whole: Callable[[Row], str] | None = None
 
 
 @dataclass(frozen=True)
@@ -50,12 +52,13 @@ class Table:
     shown: int | None = None
     detail: pd.DataFrame | None = None
 
-    def texts(self, most: int | None = None) -> list[list[str]]:
+    def texts(self, most: int | None = None, *, whole: bool = False) -> list[list[str]]:
         """Return the text of every cell, row by row, without control characters but for the end of a line.
 
-        `most` is how many rows, from the first on; None for all.
+        `most` is how many rows, from the first on; None for all. `whole` is for files, whose rows stand for themselves.
         """
-        return [[printable(column.text(row)) for column in self.columns] for row in entries(self.rows[:most])]
+        shown = [(whole and column.whole) or column.text for column in self.columns]
+        return [[printable(text(row)) for text in shown] for row in entries(self.rows[:most])]
 
 
 def entries(rows: pd.DataFrame) -> list[Row]:
