@@ -24,7 +24,7 @@ COLUMNS = (
     "change", "operation", "rows", "time_ratio", "time_ratio_min", "time_ratio_max", "pairs_count", "slower_count",
     "faster_count",
 )  # fmt: skip
-CHANGE = "Change: of one setting; all others are equal."
+CHANGE = "Change: of one setting; all others are equal. Cases whose operation waits for the host are left out."
 TIME = "Time: of the case changed to, over that of the other, less one; median over pairs, and lowest to highest."
 SHOWN = (
     "Shown: in how many pairs the times differ by more than noise; no difference where so many would by chance, at 5 % "
@@ -76,8 +76,12 @@ def settings_table(frame: pd.DataFrame) -> Table:
 
 
 def _pairs(frame: pd.DataFrame, change: Change) -> pd.DataFrame:
-    """Pair the cases that differ as a change says: `time_ratio`, and whether they differ by more than their notches."""
-    timed = frame.loc[frame["status"] == "ok", [*PARAMETERS, "p50_s", "iqr_s", "rounds_count"]]
+    """Pair the cases that differ as a change says: `time_ratio`, and whether they differ by more than their notches.
+
+    Cases that wait for the host are left out, since its time would drown that of the kernels.
+    """
+    counting = (frame["status"] == "ok") & (frame["launch"] != "eager")
+    timed = frame.loc[counting, [*PARAMETERS, "p50_s", "iqr_s", "rounds_count"]]
     known = timed["rounds_count"] >= LEAST_ROUNDS
     timed["notch_s"] = (NOTCH * timed["iqr_s"] / np.sqrt(timed["rounds_count"])).where(known, np.inf)
     sides = [timed[_has(timed, values)] for values in (change.since, change.to)]
