@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache, lru_cache
+from functools import cache
 from types import SimpleNamespace
 from typing import Any, Literal
 
@@ -54,6 +54,7 @@ class Operation:
     flops_count: floating point operations of the products of a launch, none done twice.
     launched: how a GPU gets it: in a CUDA graph; queued from Python before it begins, where bitsandbytes insists on the
         default stream, which no graph records; or eagerly, where each launch waits for the host.
+    adapted: whether the layer has an adapter, which is launched from Python kernel by kernel.
     multiply: the product with a 4-bit weight by itself, where there is one and no backward.
     """
 
@@ -65,6 +66,7 @@ class Operation:
     moved_bytes: int
     flops_count: int
     launched: Launched
+    adapted: bool = False
     multiply: Callable[[], torch.Tensor] | None = None
 
     @property
@@ -104,12 +106,22 @@ def prepare(parameters: KernelParameters, device: torch.device) -> Operation:
     return _of_layer(p, cell, shape, weight, random)
 
 
-@cache
 def random_error(parameters: KernelParameters, device: torch.device) -> float:
-    """Return how far the weight of an operation is off once it is quantized; see `weights.error_of`."""
+    """Return how far the weight of an operation is off once it is quantized; see `weights.error_of`.
+
+    Raises:
+        Invalid: the model has no such layer, or the device cannot compute so.
+    """
+    precision.check_supported(_cell(parameters), device)
     shape = shape_of(parameters)
-    dtype, random = DTYPES[parameters.compute_dtype], torch.Generator(device).manual_seed(SEED)
-    return weights.error_of(weights.random_weight(shape.out_features, shape.in_features, dtype, random), parameters)
+    settings = {"operation": "quantize", "model": "", "layer": "", "rows": 1, "lora_r": 0}
+    return _random_error(parameters.model_copy(update=settings), shape.out_features, shape.in_features, device)
+
+
+@cache
+def _random_error(p: KernelParameters, out_features: int, in_features: int, device: torch.device) -> float:
+    dtype, random = DTYPES[p.compute_dtype], torch.Generator(device).manual_seed(SEED)
+    return weights.error_of(weights.random_weight(out_features, in_features, dtype, random), p)
 
 
 def scratch_bytes(operation: Operation, device: torch.device) -> int | None:
@@ -140,9 +152,10 @@ def _most_bytes(run: Callable[[], Any], device: torch.device) -> int | None:
     gc.disable()
     try:
         meters.reset_peaks(device)
-        before = torch.cuda.memory_allocated(device)
+        # As it was asked for: what the allocator rounds to whole blocks would hide a small copy.
+        before = torch.cuda.memory_stats(device)["requested_bytes.all.current"]
         run()
-        return torch.cuda.max_memory_allocated(device) - before
+        return int(torch.cuda.memory_stats(device)["requested_bytes.all.peak"] - before)
     finally:
         gc.enable()
 
@@ -159,23 +172,44 @@ def shape_of(parameters: KernelParameters) -> LinearShape:
     if dimensions := dimensions_of(parameters.layer):
         return LinearShape(*dimensions)
     found = linear_shapes(parameters.model)
-    name = next((name for name in found if f".{name}".endswith(f".{parameters.layer}")), None)
-    if name is None:
+    named = {name: shape for name, shape in found.items() if f".{name}".endswith(f".{parameters.layer}")}
+    if len(shapes := dict.fromkeys(named.values())) > 1:
+        first = (next(name for name in named if named[name] == shape) for shape in shapes)
+        raise Invalid(
+            f"layer: {parameters.model} has linear layers {parameters.layer!r} of {len(shapes)} shapes",
+            f"write more of the name, as in {', '.join(first)}",
+        )
+    if not named:
         endings = ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in found))
         raise Invalid(
             f"layer: {parameters.model} has no linear layer {parameters.layer!r}",
             f"it has {endings}; OUTxIN, such as 4096x11008, is a shape of its own",
         )
-    return found[name]
+    return next(iter(shapes))
 
 
-@lru_cache(maxsize=64)
 def linear_shapes(model: str) -> dict[str, LinearShape]:
     """Return the shape of each linear layer of a model by its full name, the output head's last of all.
 
     Raises:
         Invalid: the model cannot be found or read.
     """
+    found = _looked_up(model)
+    if isinstance(found, Invalid):
+        raise found
+    return found
+
+
+@cache
+def _looked_up(model: str) -> dict[str, LinearShape] | Invalid:
+    """Return a model's layers, or why not: a hub that does not answer is asked once."""
+    try:
+        return _linear_shapes(model)
+    except Invalid as refusal:
+        return refusal
+
+
+def _linear_shapes(model: str) -> dict[str, LinearShape]:
     parameters = Parameters(model=model, weights="random", quant_type="none")
     outline = blueprint.outline(parameters, sources.shape_config(parameters))
     linear = {name: module for name, module in outline.named_modules() if isinstance(module, nn.Linear | Conv1D)}
@@ -250,7 +284,8 @@ def _of_layer(
     p: KernelParameters, cell: Parameters, shape: LinearShape, weight: torch.Tensor, random: torch.Generator
 ) -> Operation:
     device, dtype = weight.device, weight.dtype
-    base, stored_bytes = _linear(p, shape, weight)
+    torch.manual_seed(SEED)  # by which PEFT draws adapters
+    base, stored_bytes = _linear(p, shape, weight, random)
     layer = _adapted(base, p) if p.lora_r else base
     adapters = [parameter for parameter in layer.parameters() if parameter.requires_grad]
     training = p.operation == "forward_backward"
@@ -293,6 +328,7 @@ def _of_layer(
         moved_bytes=moved_bytes,
         flops_count=flops_count(shape, p),
         launched="eager" if p.quant_type == "int8" else "cuda_graph",  # int8's outliers are counted on the host
+        adapted=bool(adapters),
         multiply=None if training or not p.four_bit else multiply,
     )
 
@@ -308,12 +344,14 @@ def flops_count(shape: LinearShape, p: KernelParameters) -> int:
     return 4 * base + 6 * adapter if p.operation == "forward_backward" else 2 * (base + adapter)
 
 
-def _linear(p: KernelParameters, shape: LinearShape, weight: torch.Tensor) -> tuple[nn.Linear, int]:
+def _linear(
+    p: KernelParameters, shape: LinearShape, weight: torch.Tensor, random: torch.Generator
+) -> tuple[nn.Linear, int]:
     """Return the frozen layer of a weight as loading makes it, and the bytes that its weight is stored in."""
     with torch.device("meta"):
         base = _outline(p, shape)
     if shape.bias:
-        bias = sources.RANDOM_STD * torch.randn(shape.out_features, device=weight.device, dtype=weight.dtype)
+        bias = weights.random_weight(1, shape.out_features, weight.dtype, random)[0]
         base.bias = nn.Parameter(bias, requires_grad=False)
     if p.quant_type == "none":
         base.weight = nn.Parameter(weight, requires_grad=False)

@@ -113,7 +113,7 @@ def _packaged_error(p: KernelParameters, cache_dir: Path | None, device: torch.d
 
 @cache
 def packaged_weights(cache_dir: Path | None) -> dict[str, torch.Tensor]:
-    """Return the weights of the packaged model's linear layers, the output head's not among them, by their names.
+    """Return the weights of the packaged model's linear layers by their names, which all end in `_proj`.
 
     Raises:
         Invalid: the packaged model is not installed.

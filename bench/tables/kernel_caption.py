@@ -94,8 +94,8 @@ def _eager(frame: pd.DataFrame) -> Iterator[str]:
     eager = frame[frame["launch"] == "eager"]
     for name, cases in eager.groupby(quantizations(eager), sort=False):
         yield (
-            f"{name}: {counted(len(cases), 'case')} launched eagerly, since the operation waits for the host, whose "
-            "time is in theirs."
+            f"{name}: {counted(len(cases), 'case')} launched eagerly, since the operation waits for the host, which "
+            "takes most of their time: they have no rates, and are compared with nothing."
         )
 
 

@@ -59,7 +59,8 @@ def load_kernels(path: str | os.PathLike[str]) -> pd.DataFrame:
     - `fused`: True where a 4-bit weight was multiplied without a dequantized copy, None where that says nothing;
       `launch` (cuda_graph, eager, host); `warnings`, a line each, or None;
     - `bytes_per_s`, `flops_per_s`, their shares of the machine's peaks, `copy_share` and `matmul_share` (of the same
-      dtype), and `time_ratio_16bit`: `p50_s` over that of the case that differs only in being unquantized.
+      dtype), and `time_ratio_16bit`: `p50_s` over that of the case that differs only in being unquantized. All NaN of
+      eager launches, whose time is mostly the host's.
 
     Figures are float64, NaN where there is none. attrs: `matrix`, `about`, `gpu` (None without one), `cpu`, `versions`
     by package, `peaks` (a `Peaks`), `datetime` (ISO 8601), `warnings` (sentences on what was left out).
@@ -114,8 +115,9 @@ def _frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def _with_rates(frame: pd.DataFrame, peaks: Peaks) -> pd.DataFrame:
-    flops_per_s = (frame["flops_count"] / frame["p50_s"]).where(frame["flops_count"] > 0)
-    bytes_per_s = frame["moved_bytes"] / frame["p50_s"]
+    kernels_s = frame["p50_s"].where(frame["launch"] != "eager")
+    flops_per_s = (frame["flops_count"] / kernels_s).where(frame["flops_count"] > 0)
+    bytes_per_s = frame["moved_bytes"] / kernels_s
     unquantized = frame.loc[frame["quant_type"] == "none", [*BESIDE_QUANTIZATION, "p50_s"]]
     base = frame[BESIDE_QUANTIZATION].merge(
         unquantized.dropna().drop_duplicates(BESIDE_QUANTIZATION), how="left", on=BESIDE_QUANTIZATION
@@ -125,7 +127,7 @@ def _with_rates(frame: pd.DataFrame, peaks: Peaks) -> pd.DataFrame:
         flops_per_s=flops_per_s,
         copy_share=bytes_per_s / peaks.copy_bytes_per_s,
         matmul_share=flops_per_s / frame["compute_dtype"].map(peaks.matmul_flops_per_s).astype("float64"),
-        time_ratio_16bit=frame["p50_s"] / base["p50_s"].to_numpy(),
+        time_ratio_16bit=kernels_s / base["p50_s"].to_numpy(),
     )
 
 

@@ -8,6 +8,7 @@ Options that are not its own go to pytest, such as --benchmark-autosave and --be
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import get_args
@@ -17,15 +18,24 @@ import pytest
 
 from bench.cli import CRASHED, INTERRUPTED, WRONG, select_option
 from bench.errors import BenchError
-from bench.matrix.kernels import load_kernels
+from bench.matrix.kernels import KernelMatrix, load_kernels
 from bench.matrix.select import select_cells
 from bench.protocol import Device
+from bench.run.lock import hold
+from bench.run.store import RECORDS
 from bench.tables.kernel_file import KERNELS
 from bench.tables.render import results_at, show, write_tables
 from benchmarks.command import CONTEXT, console, main, slot_for
 
 DEFAULTS: dict[Device, Path] = {"cuda": Path("matrices/kernels.yaml"), "cpu": Path("matrices/kernels-cpu.yaml")}
-EXITS = {pytest.ExitCode.TESTS_FAILED: CRASHED, pytest.ExitCode.INTERRUPTED: INTERRUPTED}
+EXITS: dict[int, int] = {
+    pytest.ExitCode.OK: 0,
+    pytest.ExitCode.TESTS_FAILED: CRASHED,
+    pytest.ExitCode.INTERNAL_ERROR: CRASHED,
+    pytest.ExitCode.INTERRUPTED: INTERRUPTED,
+}
+# What would leave this command without its own file.
+OWN = ("--benchmark-json", "--benchmark-disable", "--benchmark-skip")
 
 
 @click.command(context_settings={**CONTEXT, "ignore_unknown_options": True})
@@ -44,26 +54,52 @@ def command(arguments: tuple[str, ...], select: str | None, device: Device | Non
     if select is not None:
         select_cells(matrix.cases, select, noun="case")  # which refuses what selects nothing
     others = [argument for argument in arguments if not argument.endswith((".yaml", ".yml"))]
-    folder = results / matrix.name
-    folder.mkdir(parents=True, exist_ok=True)
+    if kept := next((option for option in others if option.startswith(OWN)), None):
+        raise BenchError(f"{kept}: the results are kept in {results / matrix.name}", "leave it out")
+    folder = prepared(results / matrix.name)
+    with hold(folder, datetime.now(UTC)):
+        code = run(matrix, folder, device, select, others)
+    sys.exit(code)
+
+
+def prepared(folder: Path) -> Path:
+    """Return the folder of a result, made if need be.
+
+    Raises:
+        BenchError: it cannot be made, or holds the result of a matrix of cells.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BenchError(f"--results: {folder} cannot be made: {error.strerror}", "name another folder") from error
+    if (folder / RECORDS).exists():
+        raise BenchError(f"{folder} holds the result of a matrix of cells", "give the matrix another name")
+    return folder
+
+
+def run(matrix: KernelMatrix, folder: Path, device: Device, select: str | None, options: Sequence[str]) -> int:
+    """Time the cases, keep what was measured, and show the tables; return the exit code."""
     draft, found = folder / f".{KERNELS}.draft", folder / KERNELS
     code = pytest.main([
-        str(Path(__file__).parent), f"--matrix={paths[0]}", f"--device={device}", f"--benchmark-json={draft}",
+        str(Path(__file__).parent), f"--matrix={matrix.path}", f"--device={device}", f"--benchmark-json={draft}",
         f"--benchmark-storage=file://{folder / 'benchmarks'}", "--benchmark-quiet", "--quiet",
         "--disable-warnings",
-        *([f"--cases={select}"] if select is not None else []), *others,
+        *([f"--cases={select}"] if select is not None else []), *options,
     ])  # fmt: skip
-    if code not in {pytest.ExitCode.OK, *EXITS}:
+    if code not in EXITS:
         draft.unlink(missing_ok=True)
-        sys.exit(WRONG)
-    if draft.exists():
-        set_aside(found)
-        draft.replace(found)
-        (folder / "matrix.yaml").write_text(matrix.text)
-        tables = results_at(folder)
-        write_tables(tables)
-        show(tables, console())
-    sys.exit(EXITS.get(pytest.ExitCode(code), 0))
+        return WRONG
+    if not draft.exists():
+        raise BenchError(
+            "nothing was measured", "run it outside of pytest-xdist, and leave out options that turn it off"
+        )
+    set_aside(found)
+    draft.replace(found)
+    (folder / "matrix.yaml").write_text(matrix.text)
+    tables = results_at(folder)
+    write_tables(tables)
+    show(tables, console())
+    return EXITS[code]
 
 
 def set_aside(file: Path) -> None:

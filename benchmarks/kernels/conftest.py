@@ -22,7 +22,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("kernels", "kernel benchmarks")
     group.addoption("--matrix", type=Path, default=Path("matrices/kernels.yaml"), help="a matrix of kernels")
     group.addoption("--cases", metavar="EXPR", help="only cases whose id matches")
-    group.addoption("--device", default="cuda", choices=("cuda", "cpu"), help="where the kernels run")
+    group.addoption("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cuda", "cpu"),
+                    help="where the kernels run; default: cuda where torch sees a GPU")  # fmt: skip
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -32,6 +33,8 @@ def pytest_configure(config: pytest.Config) -> None:
         cases = select_cells(matrix.cases, option.cases, noun="case") if option.cases else matrix.cases
     except BenchError as error:
         raise pytest.UsageError(str(error)) from None
+    if option.device == "cuda" and not torch.cuda.is_available():
+        raise pytest.UsageError("torch sees no GPU: install torch with CUDA (pytorch.org), or give --device=cpu")
     config.stash[SESSION] = Session(matrix, cases, torch.device(option.device))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,18 +13,19 @@ from typing import Any
 import pytest
 import torch
 
-from bench.cell import failures, peaks, weights
+from bench.cell import failures, peaks, precision, weights
 from bench.cell.failures import Invalid
 from bench.cell.kernels import Operation
 from bench.cell.launches import Clock, Recorder
-from bench.matrix.kernel_parameters import KernelParameters, silent
+from bench.cli import CRASHED
+from bench.matrix.kernel_parameters import WEIGHT_OPERATIONS, KernelParameters, silent
 from bench.matrix.kernels import Case, KernelMatrix
+from bench.matrix.parameters import Dtype, Parameters
 
 # What kernels and libraries raise where they cannot compute with such operands.
 REFUSALS = (RuntimeError, ValueError, NotImplementedError, AssertionError)
-# After such an error nothing more can be launched in this process.
-FATAL = "CUDA error"
-OOM_HINT = "take fewer rows, or a smaller layer"
+# After such an error of CUDA nothing more can be launched in this process.
+FATAL = ("illegal memory access", "misaligned address", "launch failure", "device-side assert", "illegal instruction")
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,9 @@ class Session:
 
     @property
     def peaks(self) -> list[Peak]:
-        """A copy, and products in each dtype of the cases."""
-        dtypes = dict.fromkeys(case.parameters.compute_dtype for case in self.cases)
+        """A copy, and products in each dtype of the cases that the device has."""
+        asked = dict.fromkeys(case.parameters.compute_dtype for case in self.cases)
+        dtypes = [dtype for dtype in asked if has_dtype(dtype, self.device)]
         return [
             Peak("copy", {"peak": "copy", "compute_dtype": "uint8", "size": None}, peaks.copy),
             *(
@@ -73,15 +76,23 @@ class Session:
         try:
             yield
         except Exception as error:
-            status, message, hint = outcome(error)
+            status, message, hint = outcome(error, case.parameters)
             self.refused.append(
                 {"id": case.id, "parameters": stated(case.parameters), "status": status, "message": message,
                  "hint": hint}
             )  # fmt: skip
+            if any(words in message for words in FATAL):
+                pytest.exit(f"{case.id}: {message}; nothing more can be launched", returncode=CRASHED)
             if status == "crashed":
                 raise
             traceback.clear_frames(error.__traceback__)  # which hold the operands
             pytest.skip(f"{status}: {message}" + (f"; {hint}" if hint else ""))
+
+    def free_memory(self) -> None:
+        """Give back what earlier cases left: garbage, and the memory that graphs share."""
+        vars(self).pop("recorder", None)
+        gc.collect()
+        torch.cuda.empty_cache()
 
     def packaged_error(self, parameters: KernelParameters) -> float | None:
         """Return the error of the packaged model's layers of that name; None where it has none or is not installed."""
@@ -96,14 +107,24 @@ class Session:
         return True
 
 
-def outcome(error: Exception) -> tuple[str, str, str | None]:
+def has_dtype(dtype: Dtype, device: torch.device) -> bool:
+    """Tell whether a device computes in a dtype itself."""
+    try:
+        precision.check_supported(Parameters(quant_type="none", compute_dtype=dtype, load_dtype=dtype), device)
+    except Invalid:
+        return False
+    return True
+
+
+def outcome(error: Exception, parameters: KernelParameters) -> tuple[str, str, str | None]:
     """Return status, message and hint of a case that ended in an error."""
     message = failures.first_line(error) or type(error).__name__
     if isinstance(error, Invalid):
         return "invalid", message, error.fix
     if failures.is_out_of_memory(error):
-        return "oom", "out of memory", OOM_HINT
-    if isinstance(error, REFUSALS) and FATAL not in message:
+        fewer = "" if parameters.operation in WEIGHT_OPERATIONS else "fewer rows, or "
+        return "oom", f"out of memory: {message.partition('. ')[2] or message}", f"take {fewer}a smaller layer"
+    if isinstance(error, REFUSALS) and not any(words in message for words in FATAL):
         return "invalid", f"the kernels refuse it: {message}", None
     return "crashed", f"{type(error).__name__}: {message}", None
 

@@ -9,6 +9,7 @@ import torch
 
 from bench.cell.failures import Invalid
 from bench.errors import BenchError
+from bench.matrix.kernel_parameters import KernelParameters
 from benchmarks.kernels.__main__ import command
 from benchmarks.kernels.session import outcome
 from tests.benchmarks.scripts import script
@@ -139,6 +140,33 @@ def test_a_wrong_request_is_told_and_nothing_is_written(arguments: list[str], sa
     assert not (tmp_path / "results").exists()
 
 
+def test_only_the_weights_matter_to_their_own_operations() -> None:
+    error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    assert outcome(error, KernelParameters())[2] == "take fewer rows, or a smaller layer"
+    assert outcome(error, KernelParameters(operation="quantize"))[2] == "take a smaller layer"
+
+
+def test_nothing_is_written_where_cells_have_theirs(matrix: Path, tmp_path: Path) -> None:
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / "records.jsonl").touch()
+
+    with pytest.raises(BenchError, match="holds the result of a matrix of cells"):
+        command([str(matrix), "--device", "cpu", "--results", str(tmp_path)], standalone_mode=False)
+    assert [path.name for path in (tmp_path / "tiny").iterdir()] == ["records.jsonl"]
+
+
+def test_a_file_is_no_folder_for_results(matrix: Path) -> None:
+    with pytest.raises(BenchError, match="cannot be made: Not a directory; name another folder"):
+        command([str(matrix), "--device", "cpu", "--results", str(matrix)], standalone_mode=False)
+
+
+@pytest.mark.parametrize("option", ["--benchmark-json=mine.json", "--benchmark-disable"])
+def test_options_that_would_leave_no_result_are_refused(option: str, matrix: Path, tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match=f"{option}: the results are kept in"):
+        command([str(matrix), "--device", "cpu", "--results", str(tmp_path), option], standalone_mode=False)
+
+
 def test_an_option_that_nobody_knows_writes_no_result(tmp_path: Path) -> None:
     done = script("kernels", "--no-such-option", "--device", "cpu", "--results", tmp_path / "results")
 
@@ -163,13 +191,16 @@ def test_a_mistake_in_a_matrix_has_its_place(tmp_path: Path) -> None:
     ("error", "status", "message"),
     [
         (Invalid("no such layer", "it has others"), "invalid", "no such layer"),
-        (torch.OutOfMemoryError("CUDA out of memory. Tried"), "oom", "out of memory"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), "oom",
+         "out of memory: Tried to allocate 2.00 GiB"),
         (RuntimeError("inner dimension must be a multiple of 4\nmore"), "invalid",
          "the kernels refuse it: inner dimension must be a multiple of 4"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_NOT_SUPPORTED when calling cublasGemmEx"), "invalid",
+         "the kernels refuse it: CUDA error: CUBLAS_STATUS_NOT_SUPPORTED when calling cublasGemmEx"),
         (RuntimeError("CUDA error: an illegal memory access"), "crashed",
          "RuntimeError: CUDA error: an illegal memory access"),
         (KeyError("absmax"), "crashed", "KeyError: 'absmax'"),
     ],
 )  # fmt: skip
 def test_what_ends_a_case_decides_its_status(error: Exception, status: str, message: str) -> None:
-    assert outcome(error)[:2] == (status, message)
+    assert outcome(error, KernelParameters())[:2] == (status, message)

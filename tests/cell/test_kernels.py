@@ -216,6 +216,21 @@ def test_an_unknown_layer_names_those_that_there_are() -> None:
     assert raised.value.fix.startswith("it has q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, lm_head;")
 
 
+def test_a_name_of_several_shapes_has_to_be_longer(tiny: Callable[[str], Path]) -> None:
+    model = str(tiny("gpt2"))
+
+    with pytest.raises(Invalid, match="linear layers 'c_proj' of 2 shapes") as raised:
+        shape_of(case(model=model, layer="c_proj"))
+    assert raised.value.fix == "write more of the name, as in transformer.h.0.attn.c_proj, transformer.h.0.mlp.c_proj"
+    assert shape_of(case(model=model, layer="mlp.c_proj")) == LinearShape(64, 256, bias=True)
+
+
+def test_the_same_case_is_the_same_to_the_last_digit() -> None:
+    p = case(model="qwen2.5-0.5b", layer="k_proj", lora_r=4)
+
+    assert torch.equal(prepare(p, CPU).launch(0), prepare(p, CPU).launch(0))
+
+
 def test_an_unknown_model_says_where_it_was_looked_for(tmp_path: Path) -> None:
     with pytest.raises(Invalid, match="cannot be loaded"):
         prepare(case(model=str(tmp_path), layer="q_proj"), CPU)

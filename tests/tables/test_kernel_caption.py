@@ -52,7 +52,8 @@ def test_what_is_beyond_doubt_has_no_note(tmp_path):
         ),
         (
             [case("int8"), case("int8", rows=1), case("none")],
-            "int8: 2 cases launched eagerly, since the operation waits for the host, whose time is in theirs.",
+            "int8: 2 cases launched eagerly, since the operation waits for the host, "
+            "which takes most of their time: they have no rates, and are compared with nothing.",
         ),
         (
             [case("none", spread=0.0511), *(case(spread=0.06, rows=rows) for rows in (1, 2, 3, 4))],

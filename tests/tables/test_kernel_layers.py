@@ -140,7 +140,7 @@ def test_at_common_widths_no_line_is_too_long_and_no_figure_is_folded(whole, mak
 def test_what_a_reader_wants_first_is_there_at_80_characters(whole):
     table = overheads_table(whole)
     kept = [table.columns[index].heading for index in fitting(table.columns, table.texts(table.shown), 80)]
-    assert kept == ["layers of", "rows", "r", "nf4", "nf4-dq", "fp4", "fp4-dq", "int8"]
+    assert kept == ["layers of", "rows", "r", "nf4", "nf4-dq", "fp4", "fp4-dq", "16-bit\nµs"]
 
 
 def test_one_layer_of_a_written_shape_is_named_by_it(tmp_path):

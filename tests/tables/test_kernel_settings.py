@@ -35,8 +35,9 @@ def test_a_change_is_found_in_two_cases_that_differ_in_nothing_else(tmp_path, fi
 
 
 def test_cases_that_wait_for_the_host_are_left_out(tmp_path):
-    eager = [case("int8", launch="eager"), case("int8", launch="eager", lora_r=8, median_s=1e-3)]
-    queued = [case("nf4", operation="quantize", launch="queued"), case("fp4", operation="quantize", launch="queued")]
+    waits, in_queue = {"launch": "eager"}, {"launch": "queued"}
+    eager = [case("int8", info=waits), case("int8", info=waits, lora_r=8, median_s=1e-3)]
+    queued = [case(name, info=in_queue, operation="quantize") for name in ("nf4", "fp4")]
 
     (row,) = shown(table_of(tmp_path, [*eager, *queued]))
 
