@@ -52,17 +52,20 @@ def cli() -> None:
 
 
 @cli.command("params")
+@click.option("--kernels", is_flag=True, help="Those of a matrix of kernels, which nox -s kernels runs.")
 @json_option
-def params_command(as_json: bool) -> None:
+def params_command(kernels: bool, as_json: bool) -> None:
     """List the parameters a matrix may set: type, default and meaning."""
     from bench.matrix.explain import rows
+    from bench.matrix.kernel_vocabulary import KERNELS
 
+    listed = rows(KERNELS) if kernels else rows()
     if as_json:
-        click.echo(json.dumps([vars(row) for row in rows()], indent=1))
+        click.echo(json.dumps([vars(row) for row in listed], indent=1))
         return
     from bench.tables.parameters import show_parameters
 
-    show_parameters(rows(), _console())
+    show_parameters(listed, _console())
 
 
 @cli.command("plan")

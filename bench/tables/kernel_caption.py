@@ -85,7 +85,7 @@ def _clocks(frame: pd.DataFrame) -> str:
 def _cache(frame: pd.DataFrame) -> Iterator[str]:
     yield from _cases_where(
         frame,
-        frame["rotated_bytes"] < frame["cache_bytes"],
+        (frame["rotated_bytes"] < frame["cache_bytes"]) & (frame["launch"] != "eager"),
         "with operands that all fit into the L2 cache, so that they ran out of it, faster than in a model",
     )
 
@@ -100,7 +100,7 @@ def _eager(frame: pd.DataFrame) -> Iterator[str]:
 
 
 def _wide(frame: pd.DataFrame) -> Iterator[str]:
-    wide = frame["iqr_s"] > WIDE_IQR * frame["p50_s"]
+    wide = (frame["iqr_s"] > WIDE_IQR * frame["p50_s"]) & (frame["launch"] != "eager")
     yield from _cases_where(frame, wide, f"with an IQR above {WIDE_IQR:.0%} of the median".replace("%", " %"))
 
 

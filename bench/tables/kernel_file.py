@@ -7,15 +7,16 @@ import json
 import os
 import zlib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from bench.errors import BenchError, Location, Problem
 
 KERNELS = "kernels.json"
 # As it is, and as it is kept where space counts.
 NAMES = (KERNELS, f"{KERNELS}.gz")
+SCHEMA = 1  # of what is in `extra_info`, `matrix` and `refused`; files without it are of schema 1
 MOST_PROBLEMS = 5  # told of one damaged file
 
 _GZIP = b"\x1f\x8b"
@@ -36,6 +37,12 @@ class Settings(_Part):
     compute_dtype: str
     rows: int | None
     lora_r: int | None
+
+    @model_validator(mode="after")
+    def _check_rows(self) -> Self:
+        if self.operation.startswith("forward") and (self.rows is None or self.lora_r is None):
+            raise ValueError("a forward has rows and lora_r")
+        return self
 
 
 class Measured(_Part):
@@ -64,7 +71,7 @@ class Peak(_Part):
 
     peak: Literal["copy", "matmul"]
     compute_dtype: str
-    moved_bytes: int
+    moved_bytes: int = Field(gt=0)
     flops_count: int
     repeat: Literal[0, 1]
 
@@ -75,9 +82,9 @@ class Stats(_Part):
     median: float = Field(gt=0)
     q1: float
     q3: float
-    iqr: float
+    iqr: float = Field(ge=0)
     min: float
-    rounds: int
+    rounds: int = Field(ge=1)
 
 
 class Case(_Part):
@@ -164,6 +171,9 @@ def read(file: Path) -> Document:
     content = _json(file, where)
     if not isinstance(content, dict) or not isinstance(content.get("benchmarks"), list) or "matrix" not in content:
         raise BenchError([Problem("is not of the kernel benchmarks: it lacks benchmarks or matrix", _OURS, where)])
+    if content.get("schema", SCHEMA) != SCHEMA:
+        what = f"is of schema {content['schema']}, and this program reads {SCHEMA}"
+        raise BenchError([Problem(what, "install the version that reads it", where)])
     parted: dict[str, list[Any]] = {"cases": [], "peaks": [], "foreign": []}
     for benchmark in content["benchmarks"]:
         parted[_kind(benchmark)].append(benchmark)

@@ -72,19 +72,16 @@ def _that_matter(timed: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     if len(timed) <= MOST_CASES:
         return timed, ""
     first = timed.iloc[0]
-    rank = timed["lora_r"].min()
-    of_operation = timed.groupby("operation")["rows"]
-    at_ends = (timed["rows"] == of_operation.transform("min")) | (timed["rows"] == of_operation.transform("max"))
-    chosen = (
-        (timed["model"] == first["model"])
-        & (timed["compute_dtype"] == first["compute_dtype"])
-        & (timed["lora_r"].isna() | (timed["lora_r"] == rank))
-        & (timed["rows"].isna() | at_ends)
-    )
+    alike = timed[(timed["model"] == first["model"]) & (timed["compute_dtype"] == first["compute_dtype"])]
+    rank = alike["lora_r"].min()
+    alike = alike[alike["lora_r"].isna() | (alike["lora_r"] == rank)]
+    of_operation = alike.groupby("operation")["rows"]
+    at_ends = (alike["rows"] == of_operation.transform("min")) | (alike["rows"] == of_operation.transform("max"))
+    chosen = alike[alike["rows"].isna() | at_ends]
     adapters = "without adapters" if rank == 0 else f"with adapters of rank {rank}"
     which = f"{first['model']} in {first['compute_dtype']} {adapters} at the fewest and the most rows"
-    more = f", the first {MOST_CASES} of them" if chosen.sum() > MOST_CASES else ""
-    return timed[chosen][:MOST_CASES].reset_index(drop=True), f"those of {which}{more}"
+    more = f", the first {MOST_CASES} of them" if len(chosen) > MOST_CASES else ""
+    return chosen[:MOST_CASES].reset_index(drop=True), f"those of {which}{more}"
 
 
 def _groups(rows: pd.DataFrame) -> list[list[str]]:

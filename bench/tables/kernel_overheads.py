@@ -42,7 +42,8 @@ def overheads_table(frame: pd.DataFrame) -> Table:
     The first rows are the errors of the weights. In the CSV file each quantization has a row of its own.
     """
     sums = _sums(frame)
-    names = in_order(sums["quantization"])
+    timed = frame[(frame["status"] == "ok") & (frame["quant_type"] != UNQUANTIZED)]
+    names = in_order(quantizations(timed))
     times = _side_by_side(frame, sums) if len(sums) else sums
     rows = pd.concat([_errors(frame, names), times], ignore_index=True) if len(times) else times
     return Table(
@@ -88,7 +89,12 @@ def _side_by_side(frame: pd.DataFrame, sums: pd.DataFrame) -> pd.DataFrame:
 def _errors(frame: pd.DataFrame, names: list[str]) -> pd.DataFrame:
     """Return a row for each kind of weights: the mean error over layers, by quantization."""
     layers = frame[frame["status"] == "ok"].assign(quantization=quantizations(frame))
-    layers = layers.drop_duplicates(["model", "layer", "quantization", "compute_dtype"])
+    layers = layers[layers["quantization"].isin(names)]
+    place = ["model", "layer", "compute_dtype"]
+    layers = layers.drop_duplicates([*place, "quantization"])
+    # Of the same layers, where there are any that have every quantization.
+    of_all = layers.groupby(place)["quantization"].transform("nunique") == len(names)
+    layers = layers[of_all] if of_all.any() else layers
     means = layers.groupby("quantization")[[*ERRORS]].mean()
     rows = pd.DataFrame([{**means[name].reindex(names).to_dict(), "is_error": True} for name in ERRORS])
     return labelled(rows, [[text] for text in ERRORS.values()])

@@ -144,6 +144,7 @@ def by_chance(pairs_count: int) -> int:
 def _noise(drift: float) -> str:
     also = f", and by more than the peaks drifted ({100 * drift:.1f} %)" if drift else ""
     return (
-        "Beyond noise, in this one session: medians that differ by more than their notches, "
-        f"± {NOTCH} IQR/√rounds (McGill et al. 1978){also}."
+        "Beyond what rounds vary, in this one session: medians that differ by more than their notches, "
+        f"± {NOTCH} IQR/√rounds (McGill et al. 1978){also}. How a case varies when it is timed again was not measured: "
+        "at many rows the GPU's clock moves single cases by more."
     )

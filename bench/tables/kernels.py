@@ -57,7 +57,7 @@ def load_kernels(path: str | os.PathLike[str]) -> pd.DataFrame:
     - `rotated_bytes` of all operands that launches cycle through, and `cache_bytes` (NaN on a CPU);
     - `weight_error`, `smollm2_weight_error`: RMSE/sigma of Gaussian weights, and of SmolLM2-135M's;
     - `fused`: True where a 4-bit weight was multiplied without a dequantized copy, None where that says nothing;
-      `launch` (cuda_graph, eager, host); `warnings`, a line each, or None;
+      `launch` (cuda_graph, queued, eager, host); `warnings`, a line each, or None;
     - `bytes_per_s`, `flops_per_s`, their shares of the machine's peaks, `copy_share` and `matmul_share` (of the same
       dtype), and `time_ratio_16bit`: `p50_s` over that of the case that differs only in being unquantized. All NaN of
       eager launches, whose time is mostly the host's.

@@ -196,15 +196,16 @@ def _of_cells(folder: Path) -> Result:
 
 def _of_kernels(file: Path) -> Result:
     frame = load_kernels(file)
-    roof = roofline(frame)
+    roof, tables = roofline(frame), tuple(make(frame) for make in KERNEL_TABLES)
+    below = next((table.name for table in tables if len(table.rows)), "")
     return Result(
         file.parent,
         frame.attrs["matrix"],
         frame,
-        tuple(make(frame) for make in KERNEL_TABLES),
+        tables,
         Picture(
             "roofline",
-            "overheads",
+            below,
             (lambda kind: roofline_picture.draw(roof, kind)) if roof else None,
             roofline_picture.INSTALL,
         ),

@@ -13,6 +13,7 @@ from bench.cell.worker import provenance
 from bench.errors import BenchError
 from bench.matrix.kernels import load_kernels
 from bench.matrix.select import select_cells
+from bench.tables.kernel_file import SCHEMA
 from benchmarks.kernels.session import Session
 
 SESSION = pytest.StashKey[Session]()
@@ -70,5 +71,6 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
 
 def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:
     session = config.stash[SESSION]
+    output_json["schema"] = SCHEMA
     output_json["matrix"] = {"name": session.matrix.name, "about": session.matrix.about}
     output_json["refused"] = session.refused

@@ -123,3 +123,11 @@ def test_a_file_that_may_not_be_read_is_an_error(tmp_path):
     path.chmod(0)
     with pytest.raises(BenchError, match="cannot be read"):
         load_kernels(path)
+
+
+def test_a_newer_file_is_left_to_a_newer_program(tmp_path):
+    file = write_kernels(tmp_path / "r", [case()]) / "kernels.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "schema": 2}))
+
+    with pytest.raises(BenchError, match="is of schema 2, and this program reads 1; install the version that reads it"):
+        load_kernels(file)

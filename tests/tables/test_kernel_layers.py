@@ -140,9 +140,19 @@ def test_at_common_widths_no_line_is_too_long_and_no_figure_is_folded(whole, mak
 def test_what_a_reader_wants_first_is_there_at_80_characters(whole):
     table = overheads_table(whole)
     kept = [table.columns[index].heading for index in fitting(table.columns, table.texts(table.shown), 80)]
-    assert kept == ["layers of", "rows", "r", "nf4", "nf4-dq", "fp4", "fp4-dq", "16-bit\nµs"]
+    assert kept == ["layers of", "rows", "r", "nf4", "nf4-dq", "fp4", "fp4-dq", "int8"]
 
 
 def test_one_layer_of_a_written_shape_is_named_by_it(tmp_path):
     told = shown(table_of(tmp_path, crossed(["qwen2.5-7b"], ["4096x11008"], (1,), ranks=(0,), names=("none", "nf4"))))
     assert told[0]["layer"] == "4096x11008 forward 1 row"
+
+
+def test_the_fewest_and_the_most_rows_are_those_of_the_model_that_is_shown(tmp_path):
+    cases = [one for one in whole_matrix() if (said := one["extra_info"]["parameters"])["model"] != "qwen2.5-7b"
+             or said["rows"] not in (1, 16384)]  # fmt: skip
+
+    rows = layers_table(load_kernels(write_kernels(tmp_path / "r", cases))).rows
+
+    assert set(rows["model"]) == {"qwen2.5-7b"}
+    assert set(rows.loc[rows["operation"] == "forward", "rows"]) == {4, 4096}

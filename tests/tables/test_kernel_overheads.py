@@ -99,3 +99,18 @@ def test_the_whole_matrix_fills_every_place_but_those_of_the_ladder(tmp_path):
     rows = table_of(tmp_path, whole_matrix()).rows[2:]
     assert rows[["nf4", "time_16bit_s"]].notna().all().all()
     assert rows["fp4"].isna().sum() == 5 + 1
+
+
+def test_errors_are_means_over_the_layers_that_every_quantization_has(tmp_path):
+    error = {"weight_error": 0.5, "smollm2_weight_error": 0.5}
+    wide = case("nf4", compute_dtype="float32", info=error)  # of one quantization only
+
+    gaussian, smollm2, *_ = shown(table_of(tmp_path, [*us(none=10, nf4=12.5, fp4=13), wide]))
+
+    assert (gaussian["nf4"], smollm2["nf4"]) == ("0.0932", "0.0941")
+
+
+def test_a_quantization_that_waits_for_the_host_has_its_error_and_no_time(tmp_path):
+    gaussian, _, row = shown(table_of(tmp_path, us(none=10, nf4=12.5, int8=300)))
+
+    assert (gaussian["int8"], row["int8"], row["nf4"]) == ("0.0089", "–", "+25.0 %")  # noqa: RUF001
