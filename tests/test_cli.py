@@ -16,6 +16,7 @@ from bench.cli import cli
 from bench.errors import BenchError
 from bench.matrix.cards import CARDS, CONTEXT_BYTES
 from bench.matrix.expand import load_matrix
+from bench.matrix.kernel_parameters import KernelParameters
 from bench.matrix.parameters import Parameters
 from bench.protocol import PEAK_PARTS
 
@@ -158,6 +159,12 @@ def test_params_lists_every_parameter_with_its_meaning():
     assert list(rows) == list(Parameters.model_fields)
     assert all(row["about"] for row in rows.values())
     assert "kbit_upcast" in CliRunner().invoke(cli, ["params"]).output
+
+
+def test_params_of_kernels_are_their_own():
+    rows = json.loads(CliRunner().invoke(cli, ["params", "--kernels", "--json"]).output)
+    assert [row["name"] for row in rows] == list(KernelParameters.model_fields)
+    assert "OUTxIN" in CliRunner().invoke(cli, ["params", "--kernels"]).output
 
 
 @pytest.mark.parametrize("width", [80, 100, 160])
