@@ -219,10 +219,10 @@ def test_a_cell_tells_its_phases_its_progress_and_its_end(cell: Cell) -> None:
 
 @pytest.mark.parametrize("kind", ["nf4", "int8", "none"])
 def test_every_measure_that_a_cpu_has_is_sent_and_every_one_sent_is_documented(
-    cell: Cell, shared_dir: Path, kind: str
+    cell: Cell, tmp_path: Path, kind: str
 ) -> None:
     # A base of its own for each run of this test: what is reused takes no time.
-    measures = cell(quant_type=kind, shared_dir=shared_dir)[-1]["measures"]
+    measures = cell(quant_type=kind, shared_dir=tmp_path)[-1]["measures"]
 
     assert set(measures) <= NAMES
     where_quantized = WEIGHT_ERRORS if kind == "none" else set()
@@ -376,9 +376,9 @@ def test_what_attention_a_cell_trained_with_is_recorded(cell: Cell) -> None:
 
 
 def test_the_16_bit_cell_says_what_the_16_bit_model_says_and_a_quantized_one_does_not(
-    cell: Cell, shared_dir: Path
+    cell: Cell, tmp_path: Path
 ) -> None:
-    given: dict[str, Any] = {"name": "qwen2", "shared_dir": shared_dir}
+    given: dict[str, Any] = {"name": "qwen2", "shared_dir": tmp_path}
     plain, quantized = (cell(quant_type=kind, **given) for kind in ("none", "nf4"))
 
     told = [[message for message in messages if message["phase"] == "reference"] for messages in (plain, quantized)]
